@@ -1,0 +1,164 @@
+"""The request on its way to the VM. Body bytes are read from the client only when the VM's socket took the ones before."""
+
+from libc.errno cimport EAGAIN
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from flyproxy._speedups.errors cimport ERR_PD01, ERR_PH14, ERR_PP01
+from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_feed
+from flyproxy._speedups.flow.deadlines cimport down_rearm
+from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
+from flyproxy._speedups.flow.output cimport conn_flush, outbox_clear, outbox_send
+from flyproxy._speedups.flow.splicing cimport (
+    SP_BUDGET, SP_DONE, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SOURCE_ERROR, splice_through,
+)
+from flyproxy._speedups.flow.worker cimport (
+    BODY_LENGTH, READS_PER_TURN, SCRATCH, SPLICE_MIN, XF_BODY_STREAMED, XF_CLOSE, XF_CONTENT_SENT, XF_SENDING_OVER,
+    Conn, Exchange, Worker,
+)
+from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_len
+from flyproxy._speedups.net.reactor cimport IO_IN, IO_OUT, IO_RDHUP, reactor_queue, timer_set
+from flyproxy._speedups.net.sockets cimport sock_recv, sock_send
+
+from flyproxy._speedups.shm.counters cimport LIM_CHUNK_EXTENSION, LIM_TRAILERS
+
+
+cdef void sending_over(Worker *w, Exchange *x) noexcept nogil:
+    # The VM takes no more. It may have answered before it closed: what it sent is read before the attempt is judged.
+    x.flags |= XF_SENDING_OVER | XF_CLOSE
+    x.up.s.io |= IO_IN
+    reactor_queue(&w.reactor, &x.up.s)
+
+
+cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
+    cdef Conn *u = x.up
+    cdef uint32_t n = buf_len(&x.head) - x.head_sent
+    cdef int64_t sent
+    if n:
+        if x.head_sent == 0:
+            x.sent_us = w.reactor.now_us
+        sent = sock_send(u.s.fd, x.head.data + x.head_sent, n)
+        if sent == -EAGAIN:
+            u.s.io &= ~IO_OUT
+            return
+        if sent < 0:
+            sending_over(w, x)
+            return
+        x.flags |= XF_CONTENT_SENT
+        x.head_sent += <uint32_t>sent
+        if sent < n:
+            u.s.io &= ~IO_OUT
+            return
+    timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
+    if not x.request.done:
+        down_rearm(w, x.down)
+        if request_pump(w, x):
+            reactor_queue(&w.reactor, &x.down.s)
+
+
+cdef void progressed(Worker *w, Exchange *x, uint64_t content) noexcept nogil:
+    x.bytes_in += content
+    x.last_byte_ms = w.reactor.now_ms
+    x.flags |= XF_BODY_STREAMED
+    timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.response_head_ms)
+    if x.request.done:
+        down_rearm(w, x.down)
+
+
+cdef void count_limit(Worker *w, Exchange *x, int error) noexcept nogil:
+    if error == ERR_PH14:
+        w.counters.limits[LIM_TRAILERS] += 1
+    elif x.request.chunked.extension_n > w.config.limits.chunk_extension:
+        w.counters.limits[LIM_CHUNK_EXTENSION] += 1
+
+
+# 0: go on; 1: the exchange is gone or nothing more can be sent.
+cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n, uint32_t *taken) noexcept nogil:
+    cdef uint32_t used, content
+    cdef int state
+    taken[0] = 0
+    while True:
+        outbox_clear(w)
+        state = body_feed(w, &x.request, p + taken[0], n - taken[0], &used, &content)
+        if state < 0:
+            count_limit(w, x, -state)
+            exchange_fail(w, x, -state)
+            return 1
+        taken[0] += used
+        if outbox_send(w, x.up):
+            sending_over(w, x)
+            return 1
+        progressed(w, x, content)
+        if state != BODY_FULL:
+            return 0
+
+
+cdef int pump_buffered(Worker *w, Exchange *x) noexcept nogil:
+    cdef Conn *c = x.down
+    cdef uint32_t taken
+    if feed(w, x, c.in_.data + c.in_.start, buf_len(&c.in_), &taken):
+        return 1
+    buf_consume(&w.pool, &c.in_, taken)
+    return 0
+
+
+cdef int pump_socket(Worker *w, Exchange *x) noexcept nogil:
+    cdef Conn *c = x.down
+    cdef uint32_t taken
+    cdef int64_t n = sock_recv(c.s.fd, w.scratch, SCRATCH)
+    if n == -EAGAIN:
+        c.s.io &= ~IO_IN
+        return 1
+    if n <= 0:
+        exchange_abort(w, x, ERR_PD01)          # its body will never be whole
+        return 1
+    if n < SCRATCH and not c.s.io & IO_RDHUP:
+        c.s.io &= ~IO_IN
+    if feed(w, x, w.scratch, <uint32_t>n, &taken):
+        return 1
+    if taken < n and not buf_append(&w.pool, &c.in_, w.scratch + taken, <uint32_t>n - taken):
+        exchange_fail(w, x, ERR_PP01)
+        return 1
+    return 0
+
+
+cdef int pump_splice(Worker *w, Exchange *x) noexcept nogil:
+    cdef uint64_t moved = 0
+    cdef int state = splice_through(w, x.down, x.up, &x.request_pipe, &x.request.left, &moved)
+    if moved:
+        x.request.done = x.request.left == 0 and state == SP_DONE
+        progressed(w, x, moved)
+    if state == SP_END or state == SP_SOURCE_ERROR:
+        exchange_abort(w, x, ERR_PD01)
+    elif state == SP_SINK_ERROR:
+        sending_over(w, x)
+    return state
+
+
+cdef int request_pump(Worker *w, Exchange *x) noexcept nogil:
+    cdef Conn *c = x.down
+    cdef Conn *u = x.up
+    cdef int k, state
+    if u == NULL or x.head_sent < buf_len(&x.head) or x.flags & XF_SENDING_OVER:
+        return 0
+    for k in range(READS_PER_TURN):
+        if buf_len(&u.out):
+            if conn_flush(w, u):
+                sending_over(w, x)
+                return 0
+            if buf_len(&u.out):
+                return 0
+        if x.request.done:
+            return 0
+        if buf_len(&c.in_):
+            if pump_buffered(w, x):
+                return 0
+            continue
+        if x.request_pipe == NULL and not c.s.io & (IO_IN | IO_RDHUP):
+            return 0
+        if x.request_pipe != NULL or (x.request.mode == BODY_LENGTH and x.request.left >= SPLICE_MIN):
+            state = pump_splice(w, x)
+            if state != SP_NO_PIPE:
+                return state == SP_BUDGET
+        if pump_socket(w, x):
+            return 0
+    return 1

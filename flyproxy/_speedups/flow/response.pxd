@@ -1,0 +1,5 @@
+# The VM's answer on its way to the client: heads, interim answers, body, with the client's back-pressure.
+from flyproxy._speedups.flow.worker cimport Exchange, Worker
+
+# Reads what the VM sent. 1: budget used up, call again.
+cdef int response_read(Worker *w, Exchange *x) noexcept nogil

@@ -1,0 +1,84 @@
+"""Failed attempts. An attempt is repeated only when nothing of an answer has reached the client, and
+
+- the request reached nobody (RULE_UNREACHED), or
+- it met a pooled connection that the VM had just given up (RULE_STALE), once, if repeating is safe, or
+- repeating is safe and the retry budget allows it (RULE_REPEATABLE).
+
+Repeating is safe when the method is idempotent (RFC 9110 9.2.2) and every byte sent is still in ``Exchange.head``.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from flyproxy._speedups.errors cimport ERR_PC01, ERR_PC03, ERR_PC05, ERR_PC06, ERR_PU02, ERR_PU05
+from flyproxy._speedups.flow.exchange cimport (
+    exchange_drop_upstream, exchange_fail, exchange_release, exchange_route,
+)
+from flyproxy._speedups.flow.splicing cimport splice_release
+from flyproxy._speedups.flow.worker cimport (
+    PH_ANSWER, PH_WAIT, TRIED_MAX, XF_BODY_STREAMED, XF_CONTENT_SENT, XF_IDEMPOTENT, XF_SENDING_OVER, XF_STALE_RETRIED,
+    Exchange, Worker,
+)
+from flyproxy._speedups.shm.counters cimport RT_CONNECT_TIMEOUT, RT_REFUSED, RT_RESET, RT_STALE
+
+cdef enum Rule:
+    RULE_UNREACHED = 0
+    RULE_STALE
+    RULE_REPEATABLE
+    RULE_NEVER
+
+cdef enum:
+    TOKENS_PER_RETRY = 10
+
+cdef struct FailureRow:
+    uint8_t error
+    uint8_t rule
+    uint8_t counter
+
+cdef FailureRow[F_COUNT] FAILURES
+FAILURES[F_REFUSED] = FailureRow(ERR_PC01, RULE_UNREACHED, RT_REFUSED)
+FAILURES[F_UNREACHABLE] = FailureRow(ERR_PC06, RULE_UNREACHED, RT_REFUSED)
+FAILURES[F_CONNECT_TIMEOUT] = FailureRow(ERR_PC05, RULE_UNREACHED, RT_CONNECT_TIMEOUT)
+FAILURES[F_STALE] = FailureRow(ERR_PC03, RULE_STALE, RT_STALE)
+FAILURES[F_RESET] = FailureRow(ERR_PC03, RULE_REPEATABLE, RT_RESET)
+FAILURES[F_CUT] = FailureRow(ERR_PU02, RULE_REPEATABLE, RT_RESET)
+FAILURES[F_HEAD_TIMEOUT] = FailureRow(ERR_PU05, RULE_NEVER, RT_RESET)
+
+
+cdef int repeatable(Exchange *x) noexcept nogil:
+    if x.flags & XF_BODY_STREAMED:
+        return 0
+    return x.flags & XF_IDEMPOTENT or not x.flags & XF_CONTENT_SENT
+
+
+cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row) noexcept nogil:
+    if x.phase >= PH_ANSWER:
+        return 0
+    if row.rule == RULE_UNREACHED:
+        return x.ntried < TRIED_MAX
+    if row.rule == RULE_STALE:
+        return repeatable(x) and not x.flags & XF_STALE_RETRIED
+    if row.rule == RULE_REPEATABLE and repeatable(x) and x.ntried < TRIED_MAX and w.retry_tokens >= TOKENS_PER_RETRY:
+        w.retry_tokens -= TOKENS_PER_RETRY
+        return 1
+    return 0
+
+
+cdef void attempt_failed(Worker *w, Exchange *x, int failure) noexcept nogil:
+    cdef const FailureRow *row = &FAILURES[failure]
+    exchange_drop_upstream(w, x)
+    exchange_release(w, x)
+    splice_release(w, &x.request_pipe)
+    x.last_error = row.error
+    if not may_repeat(w, x, row):
+        exchange_fail(w, x, row.error)
+        return
+    w.counters.retries[row.counter] += 1
+    if row.rule == RULE_STALE:
+        x.flags |= XF_STALE_RETRIED
+    else:
+        x.tried[x.ntried] = x.machine
+        x.ntried += 1
+    x.head_sent = 0
+    x.flags &= ~(XF_CONTENT_SENT | XF_SENDING_OVER)
+    x.phase = PH_WAIT
+    exchange_route(w, x)

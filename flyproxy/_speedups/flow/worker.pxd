@@ -1,0 +1,289 @@
+# The structs that all of flow/ works on: one Worker per engine thread, a Conn per socket, an Exchange per request or relay.
+# Ownership: a Conn belongs to the reactor's slab and dies at the end of the turn in which it is closed; an Exchange belongs to its
+# client's Conn and is given back by exchange_finish. Pointers between them are good as long as both live; none crosses threads.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from flyproxy._speedups.mem.buf cimport Buf, Pool
+from flyproxy._speedups.mem.slab cimport Slab
+from flyproxy._speedups.net.pipes cimport Pipe, PipePool
+from flyproxy._speedups.net.reactor cimport Reactor, Source
+from flyproxy._speedups.net.sockets cimport Endpoint, iovec
+from flyproxy._speedups.proto.chunked cimport Chunked
+from flyproxy._speedups.proto.http1 cimport HeadLimits, RequestHead, ResponseHead, Slice
+from flyproxy._speedups.route.choose cimport TRIED_MAX
+from flyproxy._speedups.shm.counters cimport WorkerCounters
+from flyproxy._speedups.shm.segments cimport Shm
+from flyproxy._speedups.shm.table cimport Table
+
+cdef enum:
+    SCRATCH = 64 << 10          # bytes of one read
+    RENDER = 320 << 10          # heads and answers are written here; more than the largest head that is accepted
+    IOVS = 96
+    SIDE = 4096                 # chunk heads of one write
+    READS_PER_TURN = 4          # a connection's read budget
+    ACCEPTS_PER_TURN = 64
+    SPLICE_MIN = 64 << 10       # bytes of body still to come at which splicing pays
+    VIA_MAX = 8                 # own Via tokens: more is a loop
+    INTERIM_MAX = 16            # 1xx answers per exchange
+    QUEUE_MAX = 1024            # exchanges waiting per service and worker
+    LINGER_MS = 1000            # how long a closing client may still send
+    LINGER_BYTES = 1 << 20      # and how much
+    DRAIN_IDLE_MS = 2000        # an idle client connection outlives the start of a drain by this
+    POOL_IDLE_MAX = 8           # idle connections per machine that may stay for upstream_idle
+    POOL_SURPLUS_MS = 250       # how long more than that may stay
+    RATE_WINDOW_MS = 5000       # over which the minimum body rate is judged
+    ACCEPT_PAUSE_MS = 100       # without descriptors
+    MAILBOX = 1024              # letters from the Python side that may wait
+    ANSWER_PREPARED = 255       # instead of an ErrorCode: the answer stands in `render`
+
+cdef enum:                      # Source.kind
+    K_WAKE = 1
+    K_LISTENER
+    K_DOWN                      # client side, HTTP
+    K_UP                        # VM side, HTTP (also while connecting for a relay)
+    K_TUNNEL                    # either side of a byte relay
+
+cdef enum ConnState:
+    DS_PROXY = 1                # waiting for the PROXY protocol header
+    DS_HEAD                     # idle, or in the middle of a request head
+    DS_BUSY                     # has an exchange
+    DS_LINGER                   # answered for the last time; input is discarded
+    US_CONNECTING
+    US_BUSY
+    US_IDLE                     # in the pool
+
+cdef enum ConnFlag:
+    CF_FIN = 1                  # the other side has sent its last byte
+    CF_SHUT = 2                 # we have sent ours
+    CF_BOUND = 4                # the address belongs to one app: app, app_generation are set
+    CF_APP_COUNTED = 8          # holds one unit of BK_APP of `counted_app`
+    CF_PROXY_COUNTED = 16       # holds one unit of BK_PROXY
+    CF_OPEN_COUNTED = 32        # VM side: holds one unit of BK_OPEN of its machine
+    CF_REUSED = 64              # VM side: came from the pool
+    CF_BULK = 128               # tunnel: reads fill the scratch, so splice
+    CF_PARTIAL = 256            # a head has begun: its absolute deadline runs
+    CF_TRUSTED = 512            # may speak the PROXY protocol
+    CF_STALLED = 1024           # out has reached the limit `buffer`
+    CF_PIPE_OVER = 2048         # more than `pipelined` requests wait: serve that many, then refuse
+    CF_PROGRESS = 4096          # bytes went out since the write-stall deadline was set
+
+cdef struct Conn:
+    Source s
+    Buf in_                     # read and not used yet
+    Buf out                     # not taken by the kernel yet
+    Exchange *x
+    Endpoint peer
+    Endpoint local
+    uint32_t app
+    uint32_t app_generation
+    uint32_t counted_app
+    uint32_t counted_generation
+    uint32_t machine            # VM side
+    uint32_t machine_generation
+    uint32_t hard_limit         # VM side: of the service, 0 none
+    uint32_t service            # VM side
+    uint32_t pool_next          # index + 1
+    uint32_t pool_prev
+    uint32_t scanned            # bytes of in_ that the head parser has seen
+    uint32_t ahead              # bytes of in_ that the pipeline count has seen
+    uint32_t served             # requests answered on this connection
+    uint32_t idle_ms            # of the port, 0: the proxy's own
+    uint32_t head_ms
+    uint16_t flags              # ConnFlag
+    uint16_t service_port       # the port that the client meant
+    uint16_t pipelined          # whole requests waiting in in_
+    uint16_t vm_port
+    uint8_t state               # ConnState
+    uint8_t vm_side             # 1: towards a VM
+    Listener *listener          # K_LISTENER only
+
+cdef enum BodyMode:
+    BODY_NONE = 0
+    BODY_LENGTH
+    BODY_CHUNKED
+    BODY_UNTIL_CLOSE
+
+cdef struct Body:
+    uint8_t mode                # BodyMode: as received
+    uint8_t chunk               # sent on chunked
+    uint8_t done
+    uint64_t left               # BODY_LENGTH: bytes to come
+    Chunked chunked
+    Buf trailer
+
+cdef enum Phase:
+    PH_WAIT = 0                 # waiting for a machine that has room
+    PH_CONNECT
+    PH_SEND                     # the head is on its way to the VM, or there
+    PH_ANSWER                   # the answer's head has been passed on
+    PH_TUNNEL
+
+cdef enum ExchangeFlag:
+    XF_KEEP_ALIVE = 1           # the client may send another request after this one
+    XF_UPGRADE = 2
+    XF_IDEMPOTENT = 4
+    XF_HALF_CLOSE = 8           # the service wants a client's FIN to be no abort
+    XF_PRISTINE = 16
+    XF_ADMITTED = 32            # holds one unit of BK_INFLIGHT of `machine`
+    XF_STALE_RETRIED = 64
+    XF_RAW = 128                # a raw TCP relay: no heads
+    XF_CLOSE = 256              # the client's connection ends with this answer
+    XF_BODY_STREAMED = 512      # request bytes beyond `head` have been taken from the client: cannot be repeated
+    XF_RESET = 1024             # the answer's framing needs a reset to be seen as cut
+    XF_VM_STATUS = 2048         # `status` came from the VM
+    XF_CONTENT_SENT = 4096      # some byte has gone to the VM on this attempt
+    XF_VM_KEEPS = 8192          # the VM keeps its connection after this answer
+    XF_COUNTED = 32768          # the answer has been counted
+    XF_SENDING_OVER = 16384     # the VM takes no more of the request; its answer may still come
+
+cdef struct Exchange:
+    uint32_t index
+    uint8_t phase
+    uint8_t method
+    uint8_t minor               # the client's HTTP/1.minor
+    uint8_t accept              # AnswerKind
+    uint16_t status
+    uint16_t flags              # ExchangeFlag
+    Conn *down
+    Conn *up
+    uint32_t app
+    uint32_t app_generation
+    uint32_t service
+    uint32_t service_generation
+    uint32_t machine
+    uint32_t machine_generation
+    uint32_t idle_ms
+    uint32_t hard_limit         # of the service; 0: none
+    uint8_t concurrency
+    uint8_t error               # ErrorCode to report
+    uint8_t last_error          # of the latest failed attempt
+    uint8_t interim
+    uint8_t proxy_version       # PROXY protocol to the VM: 0 none, 1, 2
+    uint8_t request_id_n
+    uint8_t ntried
+    uint8_t log_method_n
+    uint32_t log_target_n
+    uint32_t head_sent
+    uint64_t key                # balance key
+    uint32_t tried[TRIED_MAX]
+    Buf head                    # as the VM gets it, small bodies included; kept for a repetition and for the log
+    Body request
+    Body response
+    Pipe *request_pipe
+    Pipe *response_pipe
+    uint64_t start_us           # monotonic
+    uint64_t sent_us            # attempt began: connect or first byte
+    uint64_t bytes_in           # body bytes from the client (relay: all)
+    uint64_t bytes_out          # bytes to the client
+    uint64_t window_ms          # start of the body-rate window
+    uint64_t window_bytes       # bytes_in then
+    uint64_t last_byte_ms       # of the request body
+    uint64_t queue_until_ms
+    Exchange *queue_next
+    Exchange *queue_prev
+    Queue *queue
+    char request_id[48]
+
+cdef struct Queue:              # exchanges of one service that wait for room
+    uint32_t service
+    uint32_t generation
+    uint32_t count
+    uint8_t dirty               # room may have come
+    Exchange *head
+    Exchange *tail
+    Queue *next
+
+cdef struct Listener:
+    uint32_t id
+    uint32_t slot
+    uint16_t service_port
+    uint8_t proxy_protocol
+    uint8_t app_port            # opened because an app declares the port
+    uint8_t watched             # is in epoll
+    uint8_t paused              # out of descriptors
+    uint8_t gone
+    uint32_t nranges
+    uint8_t *ranges             # nranges x (16-byte network, prefix length): trusted sources
+    Conn *conn
+    Listener *next
+
+cdef struct Config:             # one generation of settings; replaced whole
+    HeadLimits limits
+    uint32_t pipelined
+    uint32_t buffer
+    uint32_t connections
+    uint32_t app_connections
+    uint32_t body_rate
+    uint64_t memory
+    uint32_t head_ms
+    uint32_t body_idle_ms
+    uint32_t keepalive_ms
+    uint32_t connect_ms
+    uint32_t response_head_ms
+    uint32_t write_stall_ms
+    uint32_t upstream_idle_ms
+    uint32_t tunnel_idle_ms
+    uint32_t queue_ms
+    uint8_t access_log
+    uint8_t log_json
+    uint8_t via_n
+    uint8_t server_n
+    char via[64]
+    char server[64]
+
+cdef struct Outbox:             # pieces of one write
+    iovec iov[IOVS]
+    int n
+    uint32_t side_n
+    uint64_t bytes
+    char side[SIDE]
+
+cdef struct Letter:             # from the Python side
+    int command
+    long number
+    void *pointer
+
+cdef struct Worker:
+    Reactor reactor
+    Pool pool
+    Slab exchanges
+    PipePool pipes
+    Shm shm
+    Table table
+    Config *config
+    WorkerCounters *counters
+    Listener *listeners
+    Queue *queues
+    uint32_t *pool_heads        # [machines] index + 1 of the newest idle VM connection
+    uint8_t *pool_counts        # [machines]
+    uint32_t machines
+    uint64_t owner_epoch
+    uint64_t second             # of the last each_second
+    uint32_t posted             # letters written so far; Python side
+    uint32_t opened             # letters read so far; engine side
+    Letter mailbox[MAILBOX]
+    uint8_t draining
+    uint8_t stopping
+    uint8_t queue_dirty
+    uint32_t downs              # client connections open
+    uint32_t ups
+    uint32_t files_max          # connections beyond which no more are accepted; the rest is for VMs
+    uint32_t retry_tokens       # in tenths of a retry
+    uint64_t xorshift
+    uint32_t random_n           # bytes of random used
+    uint8_t random[4096]        # from getrandom, for ids
+    char region[16]
+    char host[32]
+    uint8_t region_n
+    uint8_t host_n
+    uint8_t local_text_n
+    uint64_t log_second         # whose text log_time is
+    char log_time[24]           # 2026-01-31T23:59:59
+    uint8_t local_address[16]   # whose text local_text is
+    char local_text[48]
+    uint32_t rendered           # bytes of a prepared answer in `render`
+    Outbox outbox
+    RequestHead request
+    ResponseHead response
+    char scratch[SCRATCH]
+    char render[RENDER]
+

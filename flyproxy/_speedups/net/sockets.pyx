@@ -1,0 +1,184 @@
+"""Socket calls with plain results. Every socket made here is non-blocking and close-on-exec."""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, int64_t
+from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        unsigned short ss_family
+    struct linger_t "linger":
+        int l_onoff
+        int l_linger
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    enum:
+        AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_KEEPALIVE
+        SO_LINGER, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR
+    int accept4(int fd, sockaddr *addr, socklen_t *n, int flags)
+    int socket(int family, int kind, int protocol)
+    int connect(int fd, const sockaddr *addr, socklen_t n)
+    int getsockname(int fd, sockaddr *addr, socklen_t *n)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *n)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
+    int shutdown(int fd, int how)
+    ssize_t recv(int fd, void *p, size_t n, int flags)
+    ssize_t send(int fd, const void *p, size_t n, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    uint16_t htons(uint16_t v)
+    uint16_t ntohs(uint16_t v)
+    enum: IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum: TCP_NODELAY
+
+cdef extern from "<errno.h>" nogil:
+    enum: EINPROGRESS, EAGAIN
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from *:
+    """
+    #ifndef TCP_NOTSENT_LOWAT
+    #define TCP_NOTSENT_LOWAT 25        /* linux/tcp.h has it, but cannot be included beside netinet/tcp.h */
+    #endif
+    static const unsigned char FP_V4_MAPPED[12] = {0,0,0,0,0,0,0,0,0,0,0xff,0xff};
+    """
+    enum: TCP_NOTSENT_LOWAT
+    const uint8_t *FP_V4_MAPPED
+
+cdef enum:
+    SEND_BUFFER = 1 << 20       # bytes; the kernel doubles it for its own overhead
+    UNSENT_MAX = 256 << 10      # bytes not yet sent at which a socket stops being writable
+
+
+cdef void from_sockaddr(const sockaddr_storage *in_, Endpoint *out) noexcept nogil:
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>in_
+    cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>in_
+    if in_.ss_family == AF_INET:
+        memcpy(out.address, FP_V4_MAPPED, 12)
+        memcpy(out.address + 12, &v4.sin_addr, 4)
+        out.port = ntohs(v4.sin_port)
+    else:
+        memcpy(out.address, &v6.sin6_addr, 16)
+        out.port = ntohs(v6.sin6_port)
+
+
+cdef int sock_accept(int listener, Endpoint *peer) noexcept nogil:
+    cdef sockaddr_storage address
+    cdef socklen_t n = sizeof(address)
+    cdef int fd = accept4(listener, <sockaddr *>&address, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd < 0:
+        return -errno
+    from_sockaddr(&address, peer)
+    return fd
+
+
+cdef int sock_local(int fd, Endpoint *out) noexcept nogil:
+    cdef sockaddr_storage address
+    cdef socklen_t n = sizeof(address)
+    if getsockname(fd, <sockaddr *>&address, &n) < 0:
+        return -errno
+    from_sockaddr(&address, out)
+    return 0
+
+
+cdef int sock_connect(const Endpoint *to) noexcept nogil:
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    cdef int one = 1
+    cdef int result
+    cdef bint is_v4 = memcmp(to.address, FP_V4_MAPPED, 12) == 0
+    cdef int fd = socket(AF_INET if is_v4 else AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        return -errno
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    if is_v4:
+        memset(&v4, 0, sizeof(v4))
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(to.port)
+        memcpy(&v4.sin_addr, to.address + 12, 4)
+        result = connect(fd, <sockaddr *>&v4, sizeof(v4))
+    else:
+        memset(&v6, 0, sizeof(v6))
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(to.port)
+        memcpy(&v6.sin6_addr, to.address, 16)
+        result = connect(fd, <sockaddr *>&v6, sizeof(v6))
+    if result < 0 and errno != EINPROGRESS:
+        result = -errno
+        close(fd)
+        return result
+    return fd
+
+
+cdef int sock_error(int fd) noexcept nogil:
+    cdef int value = 0
+    cdef socklen_t n = sizeof(value)
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &n)
+    return value
+
+
+cdef void sock_prepare_listener(int fd) noexcept nogil:
+    cdef int one = 1
+    cdef int unsent = UNSENT_MAX
+    cdef int buffer = SEND_BUFFER
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent))
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer))
+
+
+cdef int64_t sock_recv(int fd, char *p, uint32_t n) noexcept nogil:
+    cdef ssize_t got = recv(fd, p, n, 0)
+    return got if got >= 0 else -errno
+
+
+cdef int64_t sock_send(int fd, const char *p, uint32_t n) noexcept nogil:
+    cdef ssize_t sent = send(fd, p, n, MSG_NOSIGNAL)
+    return sent if sent >= 0 else -errno
+
+
+cdef int64_t sock_writev(int fd, iovec *iov, int n) noexcept nogil:
+    cdef msghdr message
+    cdef ssize_t sent
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = iov
+    message.msg_iovlen = n
+    sent = sendmsg(fd, &message, MSG_NOSIGNAL)     # writev would raise SIGPIPE
+    return sent if sent >= 0 else -errno
+
+
+cdef int sock_has_input(int fd) noexcept nogil:
+    cdef char byte
+    return not (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN)
+
+
+cdef void sock_shutdown_write(int fd) noexcept nogil:
+    shutdown(fd, SHUT_WR)
+
+
+cdef void sock_reset_on_close(int fd) noexcept nogil:
+    cdef linger_t value
+    value.l_onoff = 1
+    value.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &value, sizeof(value))
