@@ -5,13 +5,11 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from flyproxy._speedups.mem.buf cimport (
-    Buf, Pool, buf_append, buf_consume, buf_give, buf_len, pool_clear, pool_init,
-)
-from flyproxy._speedups.mem.slab cimport SLAB_NONE, Slab, slab_clear, slab_give, slab_init, slab_take
+from flyproxy._speedups.mem.buf cimport Buf, Pool, buf_append, buf_consume, buf_give, pool_clear, pool_init
+from flyproxy._speedups.mem.slab cimport Slab, slab_clear, slab_give, slab_init, slab_take
 from flyproxy._speedups.net.reactor cimport (
-    Reactor, Source, reactor_add, reactor_clear, reactor_close, reactor_init, reactor_queue, reactor_serve, reactor_timers,
-    timer_set,
+    Reactor, Source, reactor_add, reactor_clear, reactor_close, reactor_init, reactor_queue, reactor_serve,
+    reactor_timers, timer_set,
 )
 
 

@@ -1,7 +1,7 @@
 """The worker's door to the compiled engine: Python sees ``Engine`` and nothing below it.
 
-The engine runs in a thread of its own without the GIL. What Python tells it travels through a bounded mailbox; what it tells
-Python stands in shared memory.
+The engine runs in a thread of its own without the GIL. What Python tells it travels through a bounded mailbox; what
+it tells Python stands in shared memory.
 """
 
 import ipaddress
@@ -9,16 +9,15 @@ import resource
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from flyproxy._speedups.flow.loop cimport (
-    CMD_DRAIN, CMD_LISTENER_ADD, CMD_LISTENER_REMOVE, CMD_SETTINGS, CMD_STOP, worker_clear, worker_init, worker_post, worker_run,
+    CMD_DRAIN, CMD_LISTENER_ADD, CMD_LISTENER_REMOVE, CMD_SETTINGS, CMD_STOP, worker_clear, worker_init, worker_post,
+    worker_run,
 )
 from flyproxy._speedups.flow.worker cimport Config, Listener, Worker
 from flyproxy._speedups.proto.http1 cimport HEADERS_CAP
-from flyproxy._speedups.shm.segments cimport (
-    PROCS_MAX, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, shm_attach, shm_unmap,
-)
+from flyproxy._speedups.shm.segments cimport PROCS_MAX, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, shm_attach
 
 cdef enum:
     WRITABLE = (1 << SEG_ROOT) | (1 << SEG_LOAD) | (1 << SEG_COUNTERS) | (1 << SEG_LOGS)
@@ -85,7 +84,7 @@ cdef bytes ranges_of(list trusted):
 
 
 cdef class Engine:
-    """One worker's engine. ``run`` blocks without the GIL until ``stop``; everything else may be called from any other thread."""
+    """One worker's engine. ``run`` blocks without the GIL until ``stop``; the rest may be called from other threads."""
 
     cdef Worker *w
     cdef int proc
@@ -126,7 +125,10 @@ cdef class Engine:
 
     def add_listener(self, uint32_t id, uint32_t slot, int fd, uint16_t service_port, bint proxy_protocol, list trusted,
                      bint is_app_port) -> None:
-        """Take over a listening socket; it is served while this worker owns its slot. ``trusted``: networks (CIDR), empty: all."""
+        """Take a listening socket over; it is served while this worker owns its slot.
+
+        ``trusted``: networks (CIDR) whose PROXY headers are believed; empty: all.
+        """
         cdef bytes ranges = ranges_of(trusted)
         cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
         if listener == NULL:

@@ -1,4 +1,5 @@
-# From an accepted socket to a connection that knows what it carries: limits, PROXY header, the app of its address, HTTP or raw bytes.
+# From an accepted socket to a connection that knows what it carries: limits, PROXY header, the app of its address,
+# HTTP or raw bytes.
 from flyproxy._speedups.flow.worker cimport Conn, Listener, Worker
 from flyproxy._speedups.net.sockets cimport Endpoint
 

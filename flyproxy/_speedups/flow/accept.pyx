@@ -4,7 +4,7 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
-from flyproxy._speedups.errors cimport ERR_PH16, ERR_PH17, ERR_PL03, ERR_PL04, ERR_PL05
+from flyproxy._speedups.errors cimport ERR_PH16, ERR_PH17, ERR_PL03, ERR_PL04
 from flyproxy._speedups.flow.answers cimport answer_refused
 from flyproxy._speedups.flow.conns cimport conn_close, conn_count_app, conn_open
 from flyproxy._speedups.flow.deadlines cimport down_rearm
@@ -13,7 +13,7 @@ from flyproxy._speedups.flow.worker cimport (
     CF_BOUND, CF_PROXY_COUNTED, DS_HEAD, DS_PROXY, K_DOWN, XF_RAW, Conn, Exchange, Listener, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_consume, buf_len, buf_room
-from flyproxy._speedups.net.reactor cimport IO_IN, IO_RDHUP, reactor_move_lane, reactor_queue
+from flyproxy._speedups.net.reactor cimport IO_IN, reactor_move_lane
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_local, sock_recv
 from flyproxy._speedups.proto.proxy_protocol cimport ProxyHeader, proxy_parse
 from flyproxy._speedups.shm.budget cimport BK_PROXY, budget_admit

@@ -1,12 +1,13 @@
 """The access log. Lines are written here, whole, because only the engine has the facts; control just moves them on.
 
-Everything that a stranger can choose (method, host, path) is escaped and capped, so a line stays one line and valid JSON.
+Everything that a stranger can choose (method, host, path) is escaped and capped, so a line stays one line and valid
+JSON.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
-from flyproxy._speedups.flow.worker cimport XF_RAW, XF_VM_STATUS, Conn, Exchange, Worker
+from flyproxy._speedups.flow.worker cimport XF_RAW, Conn, Exchange, Worker
 from flyproxy._speedups.proto.answer cimport error_code, error_status
 from flyproxy._speedups.proto.http1 cimport Slice, put_decimal
 from flyproxy._speedups.proto.proxy_protocol cimport put_address

@@ -8,7 +8,9 @@ from flyproxy._speedups.flow.downstream cimport down_last
 from flyproxy._speedups.flow.exchange cimport exchange_complete, exchange_finish
 from flyproxy._speedups.flow.ids cimport request_id
 from flyproxy._speedups.flow.output cimport outbox_add, outbox_clear, outbox_send
-from flyproxy._speedups.flow.worker cimport RENDER, XF_CLOSE, XF_KEEP_ALIVE, XF_RAW, XF_VM_STATUS, Conn, Exchange, Worker
+from flyproxy._speedups.flow.worker cimport (
+    RENDER, XF_CLOSE, XF_KEEP_ALIVE, XF_RAW, XF_VM_STATUS, Conn, Exchange, Worker,
+)
 from flyproxy._speedups.proto.answer cimport AnswerEmit, answer_error, answer_redirect, error_status
 from flyproxy._speedups.proto.http1 cimport AK_TEXT, M_HEAD, Slice
 

@@ -1,7 +1,8 @@
 """Deadlines of client connections. One timer each; which deadline it stands for follows from the state:
 
-output waiting > queued for a machine > request body due > head begun > idle. A head's deadline is absolute, from its first byte:
-a trickle does not extend it. A body is judged by its pauses and by its rate over windows of five seconds.
+output waiting > queued for a machine > request body due > head begun > idle. A head's deadline is absolute, from its
+first byte: a trickle does not extend it. A body is judged by its pauses and by its rate over windows of five
+seconds.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -11,8 +12,8 @@ from flyproxy._speedups.flow.answers cimport answer_refused
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.worker cimport (
-    CF_PARTIAL, CF_PROGRESS, DRAIN_IDLE_MS, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY, K_DOWN, LINGER_MS, PH_ANSWER,
-    RATE_WINDOW_MS, Conn, Exchange, Worker,
+    CF_PARTIAL, CF_PROGRESS, DRAIN_IDLE_MS, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY, K_DOWN, LINGER_MS, RATE_WINDOW_MS,
+    Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_len
 from flyproxy._speedups.net.reactor cimport Source, reactor_source, timer_set
@@ -116,5 +117,7 @@ cdef void down_drain(Worker *w) noexcept nogil:
     cdef Conn *c
     for index in range(w.reactor.sources.top):
         c = <Conn *>reactor_source(&w.reactor, index)
-        if c.s.generation & 1 and not c.s.dead and c.s.kind == K_DOWN and c.state == DS_HEAD and not c.flags & CF_PARTIAL:
+        if c.s.kind != K_DOWN or c.s.dead or not c.s.generation & 1:
+            continue
+        if c.state == DS_HEAD and not c.flags & CF_PARTIAL:
             timer_set(&w.reactor, &c.s, w.reactor.now_ms + DRAIN_IDLE_MS)

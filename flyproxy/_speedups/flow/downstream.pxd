@@ -4,4 +4,5 @@ from flyproxy._speedups.net.reactor cimport Source
 
 cdef int down_on_event(void *owner, Source *source) noexcept nogil
 cdef void down_next(Worker *w, Conn *c) noexcept nogil      # the connection is free for its next request
-cdef void down_last(Worker *w, Conn *c) noexcept nogil      # the last answer is written: the rest goes out, then an orderly end
+# The last answer is written: the rest goes out, then an orderly end.
+cdef void down_last(Worker *w, Conn *c) noexcept nogil

@@ -1,18 +1,16 @@
 """The client's side of HTTP/1: what a connection does between and during its exchanges.
 
-A request head is parsed where it was received; bytes are kept (``Conn.in_``) only when a head is incomplete or something follows it.
-Requests are served one at a time, so pipelined ones are answered in order. A client's FIN during the last of them is an abort, unless
-the service says ``half_close``.
+A request head is parsed where it was received; bytes are kept (``Conn.in_``) only when a head is incomplete or
+something follows it. Requests are served one at a time, so pipelined ones are answered in order. A client's FIN
+during the last of them is an abort, unless the service says ``half_close``.
 """
 
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from flyproxy._speedups.errors cimport (
-    ERR_PD01, ERR_PD02, ERR_PH02, ERR_PH03, ERR_PH04, ERR_PL05, ERR_PL06, ERR_PP01,
-)
+from flyproxy._speedups.errors cimport ERR_PD01, ERR_PH02, ERR_PH03, ERR_PH04, ERR_PL05, ERR_PL06
 from flyproxy._speedups.flow.accept cimport down_read_proxy
-from flyproxy._speedups.flow.answers cimport answer_exchange, answer_prepared, answer_refused
+from flyproxy._speedups.flow.answers cimport answer_prepared, answer_refused
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_begin, exchange_fail, exchange_route
@@ -20,8 +18,8 @@ from flyproxy._speedups.flow.output cimport conn_flush
 from flyproxy._speedups.flow.request cimport request_pump
 from flyproxy._speedups.flow.response cimport response_read
 from flyproxy._speedups.flow.worker cimport (
-    ANSWER_PREPARED, CF_FIN, CF_PARTIAL, CF_PIPE_OVER, CF_PROGRESS, CF_SHUT, CF_STALLED, DS_BUSY, DS_HEAD, DS_LINGER,
-    DS_PROXY, LINGER_BYTES, PH_ANSWER, SCRATCH, XF_HALF_CLOSE, XF_RAW, Conn, Exchange, Worker,
+    ANSWER_PREPARED, CF_FIN, CF_PARTIAL, CF_PIPE_OVER, CF_SHUT, CF_STALLED, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY,
+    LINGER_BYTES, PH_ANSWER, SCRATCH, XF_HALF_CLOSE, XF_RAW, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue
@@ -53,7 +51,8 @@ cdef void down_last(Worker *w, Conn *c) noexcept nogil:
     reactor_queue(&w.reactor, &c.s)
 
 
-# The answer must survive: a close with unread input would send a reset, and the client's kernel would drop the answer on it.
+# The answer must survive: a close with unread input would send a reset, and the client's kernel would drop the answer
+# on it.
 cdef int linger(Worker *w, Conn *c) noexcept nogil:
     cdef int64_t n
     if buf_len(&c.out):

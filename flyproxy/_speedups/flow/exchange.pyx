@@ -1,15 +1,13 @@
 """One request and its answer, from the parsed head to the last count.
 
-An exchange ends in exchange_finish, whatever happened; the ways there are complete (the answer went out whole), fail (we answer or
-cut) and abort (the client has gone).
+An exchange ends in exchange_finish, whatever happened; the ways there are complete (the answer went out whole), fail
+(we answer or cut) and abort (the client has gone).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from flyproxy._speedups.errors cimport (
-    ERR_PD01, ERR_PD02, ERR_PE03, ERR_PE04, ERR_PH06, ERR_PH15, ERR_PL04, ERR_PL05, ERR_PP01, ERR_PR01, ERR_PR04, ERR_PU08,
-)
+from flyproxy._speedups.errors cimport ERR_PE03, ERR_PE04, ERR_PH15, ERR_PL04, ERR_PL05, ERR_PP01, ERR_PR01, ERR_PR04
 from flyproxy._speedups.flow.accesslog cimport log_exchange
 from flyproxy._speedups.flow.answers cimport answer_exchange, answer_prepare_https
 from flyproxy._speedups.flow.body cimport body_clear, body_start
@@ -21,16 +19,17 @@ from flyproxy._speedups.flow.queue cimport queue_busy, queue_leave, queue_mark, 
 from flyproxy._speedups.flow.splicing cimport splice_release
 from flyproxy._speedups.flow.upstream cimport upstream_open
 from flyproxy._speedups.flow.worker cimport (
-    ANSWER_PREPARED, BODY_CHUNKED, BODY_LENGTH, BODY_NONE, CF_BOUND, DS_BUSY, K_UP, PH_ANSWER, PH_TUNNEL, PH_WAIT, TRIED_MAX, VIA_MAX,
-    XF_ADMITTED, XF_CLOSE, XF_COUNTED, XF_HALF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RAW, XF_RESET, XF_UPGRADE, XF_VM_KEEPS,
+    ANSWER_PREPARED, BODY_CHUNKED, BODY_LENGTH, BODY_NONE, CF_BOUND, DS_BUSY, PH_ANSWER, VIA_MAX, XF_ADMITTED, XF_CLOSE,
+    XF_COUNTED, XF_HALF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RAW, XF_RESET, XF_UPGRADE, XF_VM_KEEPS,
     XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_take
 from flyproxy._speedups.mem.slab cimport SLAB_NONE, slab_at, slab_give, slab_take
-from flyproxy._speedups.net.reactor cimport IO_OUT, reactor_move_lane, timer_set
+from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_RDHUP, reactor_move_lane
+from flyproxy._speedups.net.sockets cimport sock_has_input
 from flyproxy._speedups.proto.http1 cimport (
-    M_HEAD, RQ_CHUNKED, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_UPGRADE, RequestEmit, RequestHead, Slice, http1_cookie, http1_emit_request,
-    http1_header,
+    RQ_CHUNKED, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_UPGRADE, RequestEmit, RequestHead, Slice, http1_cookie,
+    http1_emit_request, http1_header,
 )
 from flyproxy._speedups.proto.proxy_protocol cimport put_address
 from flyproxy._speedups.route.choose cimport (
@@ -330,6 +329,18 @@ cdef void exchange_finish(Worker *w, Exchange *x) noexcept nogil:
     slab_give(&w.exchanges, x.index)
 
 
+# Nothing left over on either side, and the VM has not begun to close. After a splice nobody has seen the socket dry
+# yet: look.
+cdef int is_clean(Conn *u) noexcept nogil:
+    if buf_len(&u.in_) or buf_len(&u.out) or u.s.io & (IO_RDHUP | IO_ERR):
+        return 0
+    if u.s.io & IO_IN:
+        if sock_has_input(u.s.fd):
+            return 0
+        u.s.io &= ~IO_IN
+    return 1
+
+
 cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *c = x.down
     cdef Conn *u = x.up
@@ -337,9 +348,7 @@ cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
     if u != NULL:
         x.up = NULL
         u.x = NULL
-        # Clean for reuse: both messages whole, nothing left over on either side, and the VM has not begun to close.
-        if (x.flags & XF_VM_KEEPS and x.request.done and x.request_pipe == NULL and buf_len(&u.in_) == 0
-                and buf_len(&u.out) == 0 and not u.s.io & ~IO_OUT):
+        if x.flags & XF_VM_KEEPS and x.request.done and x.request_pipe == NULL and is_clean(u):
             pool_give(w, u)
         else:
             conn_close(w, u)
@@ -358,7 +367,8 @@ cdef void exchange_fail(Worker *w, Exchange *x, int error) noexcept nogil:
     if x.phase < PH_ANSWER:
         answer_exchange(w, x, error)
         return
-    # The head is out: the only honest sign left is a cut. Where the framing ends with the connection, only a reset shows it.
+    # The head is out: the only honest sign left is a cut. Where the framing ends with the connection, only a reset
+    # shows it.
     reset = x.flags & XF_RESET
     exchange_finish(w, x)
     if reset:

@@ -1,4 +1,5 @@
-# Random bytes and request ids. Ids come from the kernel's generator, fetched 4 KiB at a time; choices from a cheap one of our own.
+# Random bytes and request ids. Ids come from the kernel's generator, fetched 4 KiB at a time; choices from a cheap
+# one of our own.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from flyproxy._speedups.flow.worker cimport Worker
 

@@ -1,14 +1,15 @@
 """Listening sockets, level-triggered. Every worker holds all of them; the owner word of a slot says who accepts there.
 
-Another process holds the same descriptions, so to stop accepting is EPOLL_CTL_DEL first: a close alone would go on reporting.
+Another process holds the same descriptions, so to stop accepting is EPOLL_CTL_DEL first: a close alone would go on
+reporting.
 """
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 
 from flyproxy._speedups.flow.accept cimport down_accepted
-from flyproxy._speedups.flow.worker cimport ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, CF_TRUSTED, K_LISTENER, Conn, Listener, Worker
+from flyproxy._speedups.flow.worker cimport ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, K_LISTENER, Conn, Listener, Worker
 from flyproxy._speedups.net.reactor cimport Source, reactor_add, reactor_close, reactor_watch, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_accept, sock_prepare_listener
 from flyproxy._speedups.shm.counters cimport LIM_FILES
@@ -105,8 +106,8 @@ cdef int listener_on_event(void *owner, Source *source) noexcept nogil:
     cdef Worker *w = <Worker *>owner
     cdef Listener *listener = (<Conn *>source).listener
     cdef Endpoint peer
-    cdef int k, fd
-    for k in range(ACCEPTS_PER_TURN):
+    cdef int _k, fd
+    for _k in range(ACCEPTS_PER_TURN):
         if not listener.watched or not owned(w, listener):
             return 0
         if w.downs + w.ups >= w.files_max:

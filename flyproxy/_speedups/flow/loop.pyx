@@ -1,11 +1,11 @@
-"""The engine's thread. A turn: sleep until something is ready, enter the table, timers, ready connections, waiting exchanges.
+"""The engine's thread. A turn: sleep until something is ready, enter the table, timers, ready connections, waiting
+exchanges.
 
 The Python side talks to it through a bounded mailbox with one writer and one reader; nothing here waits for it.
 """
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
 
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.deadlines cimport down_drain, down_on_timeout
@@ -26,12 +26,10 @@ from flyproxy._speedups.mem.buf cimport pool_clear, pool_init
 from flyproxy._speedups.mem.slab cimport slab_clear, slab_init
 from flyproxy._speedups.net.pipes cimport pipes_clear, pipes_init
 from flyproxy._speedups.net.reactor cimport (
-    IO_IN, Source, reactor_add, reactor_clear, reactor_clock, reactor_init, reactor_serve, reactor_source, reactor_timers,
-    reactor_wait, reactor_watch,
+    Source, reactor_add, reactor_clear, reactor_init, reactor_serve, reactor_source, reactor_timers, reactor_wait,
+    reactor_watch,
 )
-from flyproxy._speedups.shm.counters cimport (
-    MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, counters_bucket, counters_worker,
-)
+from flyproxy._speedups.shm.counters cimport MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, counters_bucket, counters_worker
 from flyproxy._speedups.shm.platform cimport fp_acquire_u32, fp_acquire_u64, fp_monotonic_ns, fp_release_u32
 from flyproxy._speedups.shm.segments cimport ProcBeat, shm_beat, shm_wake
 from flyproxy._speedups.shm.table cimport table_enter, table_init, table_leave

@@ -1,4 +1,5 @@
-# Writing: pieces are gathered in the worker's outbox and go out in one call; what the kernel does not take is kept in Conn.out.
+# Writing: pieces are gathered in the worker's outbox and go out in one call; what the kernel does not take is kept in
+# Conn.out.
 from libc.stdint cimport uint32_t
 from flyproxy._speedups.flow.worker cimport Conn, Worker
 

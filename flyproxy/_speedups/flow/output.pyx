@@ -1,4 +1,6 @@
-"""Writing. One gathered call per message; backpressure is what stays in ``Conn.out``, and who produces looks at it first."""
+"""Writing. One gathered call per message; backpressure is what stays in ``Conn.out``, and who produces looks at it
+first.
+"""
 
 from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,16 +1,15 @@
 """Idle connections to VMs: a list per machine, newest first, linked through the connections themselves.
 
-A few may stay for ``upstream_idle``; the surplus of a burst leaves after a quarter of a second, so that a burst neither reconnects
-for every request nor holds a VM's connections afterwards. A service with a hard limit never has more than half of it open and idle.
+A few may stay for ``upstream_idle``; the surplus of a burst leaves after a quarter of a second, so that a burst
+neither reconnects for every request nor holds a VM's connections afterwards. A service with a hard limit never has
+more than half of it open and idle.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc
 
 from flyproxy._speedups.flow.conns cimport conn_close
-from flyproxy._speedups.flow.worker cimport (
-    CF_REUSED, POOL_IDLE_MAX, POOL_SURPLUS_MS, US_BUSY, US_IDLE, Conn, Worker,
-)
+from flyproxy._speedups.flow.worker cimport CF_REUSED, POOL_IDLE_MAX, POOL_SURPLUS_MS, US_BUSY, US_IDLE, Conn, Worker
 from flyproxy._speedups.mem.buf cimport buf_give
 from flyproxy._speedups.net.reactor cimport IO_OUT, reactor_source, timer_set
 from flyproxy._speedups.shm.budget cimport BK_OPEN, budget_sum

@@ -1,10 +1,10 @@
-"""The request on its way to the VM. Body bytes are read from the client only when the VM's socket took the ones before."""
+"""The request on its way to the VM. Body bytes are read from the client only when the VM took the ones before."""
 
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flyproxy._speedups.errors cimport ERR_PD01, ERR_PH14, ERR_PP01
-from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_feed
+from flyproxy._speedups.flow.body cimport BODY_FULL, body_feed
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.output cimport conn_flush, outbox_clear, outbox_send
@@ -137,10 +137,10 @@ cdef int pump_splice(Worker *w, Exchange *x) noexcept nogil:
 cdef int request_pump(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *c = x.down
     cdef Conn *u = x.up
-    cdef int k, state
+    cdef int _k, state
     if u == NULL or x.head_sent < buf_len(&x.head) or x.flags & XF_SENDING_OVER:
         return 0
-    for k in range(READS_PER_TURN):
+    for _k in range(READS_PER_TURN):
         if buf_len(&u.out):
             if conn_flush(w, u):
                 sending_over(w, x)

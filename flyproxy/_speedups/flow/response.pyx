@@ -1,9 +1,9 @@
 """The VM's answer on its way to the client. The head and the first body bytes leave in one call."""
 
-from libc.errno cimport EAGAIN, ECONNRESET
+from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from flyproxy._speedups.errors cimport ERR_PD01, ERR_PL05, ERR_PP01, ERR_PU06, ERR_PU07, ERR_PU08
+from flyproxy._speedups.errors cimport ERR_PD01, ERR_PL05, ERR_PU06, ERR_PU07, ERR_PU08
 from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_end_of_stream, body_feed, body_start
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_complete, exchange_fail
@@ -14,11 +14,11 @@ from flyproxy._speedups.flow.splicing cimport (
 )
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
-    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER, PH_SEND,
-    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_CLOSE, XF_KEEP_ALIVE, XF_PRISTINE, XF_RESET, XF_UPGRADE, XF_VM_KEEPS,
-    XF_VM_STATUS, Conn, Exchange, Worker,
+    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER,
+    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_CLOSE, XF_KEEP_ALIVE, XF_PRISTINE, XF_RESET, XF_UPGRADE,
+    XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
 )
-from flyproxy._speedups.mem.buf cimport Buf, buf_append, buf_consume, buf_give, buf_len, buf_room
+from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_IN, IO_RDHUP, timer_set
 from flyproxy._speedups.net.sockets cimport sock_recv
 from flyproxy._speedups.proto.http1 cimport (
@@ -215,8 +215,8 @@ cdef int pass_head(Worker *w, Exchange *x, const char *rest, uint32_t n) noexcep
     return feed(w, x, rest, n)
 
 
-# The head stands in [p, p+n), interim answers before it. 0: it is incomplete, *used bytes are dealt with; 1: exchange gone;
-# 2: passed on with all of the rest.
+# The head stands in [p, p+n), interim answers before it. 0: it is incomplete, *used bytes are dealt with; 1: exchange
+# gone; 2: passed on with all of the rest.
 cdef int parse_head(Worker *w, Exchange *x, const char *p, uint32_t n, uint32_t *used) noexcept nogil:
     cdef Conn *u = x.up
     cdef int64_t length
@@ -295,8 +295,8 @@ cdef int read_head(Worker *w, Exchange *x) noexcept nogil:
 
 cdef int response_read(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
-    cdef int k, state
-    for k in range(READS_PER_TURN):
+    cdef int _k, state
+    for _k in range(READS_PER_TURN):
         if not u.s.io & (IO_IN | IO_RDHUP) and x.response_pipe == NULL:
             return 0
         state = read_body(w, x) if x.phase == PH_ANSWER else read_head(w, x)

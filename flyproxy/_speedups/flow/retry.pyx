@@ -7,12 +7,10 @@
 Repeating is safe when the method is idempotent (RFC 9110 9.2.2) and every byte sent is still in ``Exchange.head``.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 
 from flyproxy._speedups.errors cimport ERR_PC01, ERR_PC03, ERR_PC05, ERR_PC06, ERR_PU02, ERR_PU05
-from flyproxy._speedups.flow.exchange cimport (
-    exchange_drop_upstream, exchange_fail, exchange_release, exchange_route,
-)
+from flyproxy._speedups.flow.exchange cimport exchange_drop_upstream, exchange_fail, exchange_release, exchange_route
 from flyproxy._speedups.flow.splicing cimport splice_release
 from flyproxy._speedups.flow.worker cimport (
     PH_ANSWER, PH_WAIT, TRIED_MAX, XF_BODY_STREAMED, XF_CONTENT_SENT, XF_IDEMPOTENT, XF_SENDING_OVER, XF_STALE_RETRIED,

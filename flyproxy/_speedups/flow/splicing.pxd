@@ -13,6 +13,9 @@ cdef enum Spliced:
     SP_SOURCE_ERROR
     SP_SINK_ERROR
 
-# Moves at most *left bytes; *pipe is taken when needed and given back when empty; *moved counts bytes that left the pipe.
-cdef int splice_through(Worker *w, Conn *source, Conn *sink, Pipe **pipe, uint64_t *left, uint64_t *moved) noexcept nogil
+# Moves at most *left bytes; *pipe is taken when needed and given back when empty; *moved counts bytes that left the
+# pipe.
+cdef int splice_through(
+    Worker *w, Conn *source, Conn *sink, Pipe **pipe, uint64_t *left, uint64_t *moved
+) noexcept nogil
 cdef void splice_release(Worker *w, Pipe **pipe) noexcept nogil

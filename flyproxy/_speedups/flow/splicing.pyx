@@ -31,10 +31,12 @@ cdef int drain(Worker *w, Conn *sink, Pipe *pipe, int more, uint64_t *moved) noe
     return SP_DONE
 
 
-cdef int splice_through(Worker *w, Conn *source, Conn *sink, Pipe **pipe, uint64_t *left, uint64_t *moved) noexcept nogil:
+cdef int splice_through(
+    Worker *w, Conn *source, Conn *sink, Pipe **pipe, uint64_t *left, uint64_t *moved
+) noexcept nogil:
     cdef int64_t n
-    cdef int k, state
-    for k in range(READS_PER_TURN):
+    cdef int _k, state
+    for _k in range(READS_PER_TURN):
         if pipe[0] != NULL:
             state = drain(w, sink, pipe[0], left[0] > 0, moved)
             if state != SP_DONE:

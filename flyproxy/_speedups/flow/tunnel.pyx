@@ -1,5 +1,5 @@
-"""Byte relays. Small reads are copied (one call in, one out); a read that fills the scratch marks a direction as bulk, and it is
-spliced from then on until a splice finds little.
+"""Byte relays. Small reads are copied (one call in, one out); a read that fills the scratch marks a direction as bulk,
+and it is spliced from then on until a splice finds little.
 
 End of stream goes through once everything before it has gone; a reset goes through as a reset.
 """
@@ -12,7 +12,7 @@ from flyproxy._speedups.flow.conns cimport conn_abort, conn_close
 from flyproxy._speedups.flow.exchange cimport exchange_count, exchange_finish
 from flyproxy._speedups.flow.output cimport conn_flush, outbox_add, outbox_clear, outbox_send
 from flyproxy._speedups.flow.splicing cimport (
-    SP_BUDGET, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SINK_FULL, SP_SOURCE_DRY, SP_SOURCE_ERROR, splice_through,
+    SP_BUDGET, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SOURCE_DRY, SP_SOURCE_ERROR, splice_through,
 )
 from flyproxy._speedups.flow.worker cimport (
     CF_BULK, CF_FIN, CF_SHUT, K_TUNNEL, PH_TUNNEL, READS_PER_TURN, SCRATCH, Conn, Exchange, Worker,
@@ -114,8 +114,8 @@ cdef int splice(Worker *w, Exchange *x, Conn *source, Conn *sink, Pipe **pipe) n
 
 
 cdef int flow(Worker *w, Exchange *x, Conn *source, Conn *sink, Pipe **pipe) noexcept nogil:
-    cdef int k, state
-    for k in range(READS_PER_TURN):
+    cdef int _k, state
+    for _k in range(READS_PER_TURN):
         if buf_len(&sink.out):
             if conn_flush(w, sink):
                 broken(w, x, sink)
@@ -139,7 +139,7 @@ cdef int tunnel_on_event(void *owner, Source *source) noexcept nogil:
     cdef Exchange *x = (<Conn *>source).x
     cdef int upward, downward
     if source.io & IO_ERR:
-        source.io |= IO_IN | IO_OUT     # what is still readable is passed on first; then the read says which error it was
+        source.io |= IO_IN | IO_OUT     # what is still readable goes on first; then the read names the error
     upward = flow(w, x, x.down, x.up, &x.request_pipe)
     if upward == FLOW_OVER:
         return 0
@@ -165,7 +165,9 @@ cdef void tunnel_begin(Worker *w, Exchange *x, const char *rest, uint32_t n) noe
     c.s.kind = K_TUNNEL
     u.s.kind = K_TUNNEL
     timer_set(&w.reactor, &u.s, 0)
-    timer_set(&w.reactor, &c.s, w.reactor.now_ms + w.config.tunnel_idle_ms if w.config.tunnel_idle_ms else 0)
+    timer_set(&w.reactor, &c.s, 0)
+    if w.config.tunnel_idle_ms:
+        timer_set(&w.reactor, &c.s, w.reactor.now_ms + w.config.tunnel_idle_ms)
     if n:
         outbox_add(w, rest, n)
     exchange_count(w, x)

@@ -1,6 +1,6 @@
 """Connections to VMs. Pooled ones first; a new one carries its exchange through the connect."""
 
-from libc.errno cimport EAGAIN, ECONNREFUSED, EMFILE, ENFILE
+from libc.errno cimport ECONNREFUSED, EMFILE, ENFILE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -19,15 +19,11 @@ from flyproxy._speedups.flow.worker cimport (
     XF_STALE_RETRIED, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_len
-from flyproxy._speedups.net.reactor cimport (
-    IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set,
-)
+from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect, sock_error, sock_has_input
 from flyproxy._speedups.proto.proxy_protocol cimport proxy_write
 from flyproxy._speedups.shm.budget cimport BK_OPEN, budget_admit, budget_release
-from flyproxy._speedups.shm.counters cimport (
-    LIM_FILES, MachineSeries, counters_bucket, counters_machine,
-)
+from flyproxy._speedups.shm.counters cimport LIM_FILES, MachineSeries, counters_bucket, counters_machine
 from flyproxy._speedups.shm.segments cimport shm_live, shm_wake
 from flyproxy._speedups.shm.table cimport CT_CONNECTIONS, TMachine, TService
 
@@ -125,10 +121,11 @@ cdef void count_connect(Worker *w, Exchange *x) noexcept nogil:
 
 cdef int put_proxy_header(Worker *w, Exchange *x) noexcept nogil:
     cdef uint8_t header[PROXY_HEADER_MAX + 1]
+    cdef Conn *c = x.down
     cdef uint32_t n
     if not x.proxy_version:
         return 1
-    n = proxy_write(x.proxy_version, x.down.peer.address, x.down.peer.port, x.down.local.address, x.down.local.port, header)
+    n = proxy_write(x.proxy_version, c.peer.address, c.peer.port, c.local.address, c.local.port, header)
     return buf_append(&w.pool, &x.up.out, <char *>header, n)
 
 

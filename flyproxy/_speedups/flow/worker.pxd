@@ -1,6 +1,7 @@
-# The structs that all of flow/ works on: one Worker per engine thread, a Conn per socket, an Exchange per request or relay.
-# Ownership: a Conn belongs to the reactor's slab and dies at the end of the turn in which it is closed; an Exchange belongs to its
-# client's Conn and is given back by exchange_finish. Pointers between them are good as long as both live; none crosses threads.
+# The structs that all of flow/ works on: one Worker per engine thread, a Conn per socket, an Exchange per request or
+# relay. Ownership: a Conn belongs to the reactor's slab and dies at the end of the turn in which it is closed; an
+# Exchange belongs to its client's Conn and is given back by exchange_finish. Pointers between them are good as long
+# as both live; none crosses threads.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.mem.buf cimport Buf, Pool
 from flyproxy._speedups.mem.slab cimport Slab
@@ -286,4 +287,3 @@ cdef struct Worker:
     ResponseHead response
     char scratch[SCRATCH]
     char render[RENDER]
-

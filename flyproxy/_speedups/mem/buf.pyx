@@ -1,4 +1,6 @@
-"""Buffers from free lists: sizes are powers of two from 2 KiB to 4 MiB, so that any freed one serves the next of its class."""
+"""Buffers from free lists: sizes are powers of two from 2 KiB to 4 MiB, so that any freed one serves the next of its
+class.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc

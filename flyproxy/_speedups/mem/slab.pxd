@@ -1,4 +1,5 @@
-# A growing table of fixed-size elements with stable addresses, addressed by index. Freed elements are reused, youngest first.
+# A growing table of fixed-size elements with stable addresses, addressed by index. Freed elements are reused,
+# youngest first.
 from libc.stdint cimport uint32_t
 
 cdef enum:

@@ -1,4 +1,4 @@
-"""A table of fixed-size elements in chunks: addresses never move, an index finds its element by one shift and one add."""
+"""A table of fixed-size elements in chunks: addresses never move, an index finds its element by shift and add."""
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, malloc

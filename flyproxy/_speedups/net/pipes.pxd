@@ -1,4 +1,5 @@
-# splice(2) through a capped pool of pipes. A pipe is held only while bytes are in transit; without one the caller copies.
+# splice(2) through a capped pool of pipes. A pipe is held only while bytes are in transit; without one the caller
+# copies.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:

@@ -1,4 +1,4 @@
-"""splice(2): bytes go from socket to socket inside the kernel, through a pipe that is held only while it is not empty."""
+"""splice(2): bytes go from socket to socket inside the kernel, through a pipe held only while it is not empty."""
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -6,7 +6,7 @@ from flyproxy._speedups.mem.slab cimport Slab, slab_at
 cdef enum:
     KINDS = 8                   # capacity of the dispatch tables
     WHEEL_SLOTS = 2048
-    TICK_MS = 16                # so the wheel spans 32 s; later deadlines are placed at its end and moved on when they come up
+    TICK_MS = 16                # so the wheel spans 32 s; a later deadline is placed at its end and moved on from there
     EVENTS = 512                # per epoll_wait
 
 cdef enum Io:
@@ -56,7 +56,7 @@ cdef struct Reactor:
     uint64_t now_us
     uint64_t wall_us            # CLOCK_REALTIME
     uint64_t wheel_tick
-    uint32_t wheel[WHEEL_SLOTS] # head of each slot's list
+    uint32_t wheel[WHEEL_SLOTS]  # head of each slot's list
     Slab sources                # elements begin with a Source
     void *owner
     EventHandler on_event[KINDS]
@@ -67,7 +67,8 @@ cdef void reactor_clear(Reactor *r) noexcept nogil
 # A registered source for fd, or NULL (memory, epoll). level: level-triggered, reading only.
 cdef Source *reactor_add(Reactor *r, int fd, int kind, int level) noexcept nogil
 cdef int reactor_watch(Reactor *r, Source *s, int on) noexcept nogil        # listeners: in and out of epoll
-cdef void reactor_close(Reactor *r, Source *s) noexcept nogil               # closes the fd; memory is freed at the end of the turn
+# Closes the fd; memory is freed at the end of the turn.
+cdef void reactor_close(Reactor *r, Source *s) noexcept nogil
 cdef void reactor_queue(Reactor *r, Source *s) noexcept nogil               # call its handler (again) soon
 cdef void reactor_move_lane(Reactor *r, Source *s, uint32_t lane) noexcept nogil
 cdef void reactor_clock(Reactor *r) noexcept nogil

@@ -1,4 +1,5 @@
-"""The event loop. A turn is: wait, queue what is ready by lane, serve one source of each lane in turn, free what was closed.
+"""The event loop. A turn is: wait, queue what is ready by lane, serve one source of each lane in turn, free what was
+closed.
 
 Nothing is freed inside a turn, because later events of the same batch may still name it. An event carries index and
 generation, so one that outlived its source finds nobody.
@@ -100,7 +101,8 @@ cdef void reactor_close(Reactor *r, Source *s) noexcept nogil:
         return
     s.dead = 1
     timer_drop(r, s)
-    # Our descriptors are never duplicated, except listeners, which reactor_watch takes out first: close leaves epoll too.
+    # Our descriptors are never duplicated, except listeners, which reactor_watch takes out first: close leaves epoll
+    # too.
     close(s.fd)
     if r.dead_n == r.dead_cap:
         grown = <uint32_t *>realloc(r.dead, (r.dead_cap * 2 + 64) * sizeof(uint32_t))

@@ -1,4 +1,5 @@
-# Socket calls with plain results: >= 0, or a negative errno. Addresses are 16 bytes everywhere, IPv4 as v4-mapped (RFC 4291 2.5.5.2).
+# Socket calls with plain results: >= 0, or a negative errno. Addresses are 16 bytes everywhere, IPv4 as v4-mapped
+# (RFC 4291 2.5.5.2).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, int64_t
 
 cdef extern from "<sys/uio.h>" nogil:
