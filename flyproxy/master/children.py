@@ -1,0 +1,97 @@
+"""Child processes: how they are started, how their death is learnt, and what it means.
+
+A child is a fresh interpreter in a session of its own, so that Ctrl-C at a terminal reaches the master alone, and so
+that workers outlive a killed master. Its death comes through a pidfd (pidfd_open(2)): readable exactly when the
+process has ended, and immune to the reuse of pids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from flyproxy.boot import EXIT_OK, MEANINGS
+from flyproxy.channel import ENV_FD, Channel
+
+Command = Callable[[str], list[str]]
+"""The program for a role."""
+
+
+def python_module(role: str) -> list[str]:
+    """``python -m flyproxy.ROLE``; -P: the working directory is no place to import from."""
+    return [sys.executable, "-P", "-m", f"flyproxy.{role}"]
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, with the folder that holds this very package first, so that children run the master's own code."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    env = {key: value for key, value in os.environ.items() if key not in ("WATCHDOG_USEC", "WATCHDOG_PID")}
+    return env | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+class Process:
+    """A started child. ``pidfd`` is readable once it has ended; then ``reap`` says how."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.pid = popen.pid
+        self.pidfd = os.pidfd_open(popen.pid)
+        self.channel = channel
+        self.closed = False
+        self._popen = popen
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to this very process; a dead one is no error."""
+        if self.closed:  # the number of its pidfd may be another's by now
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def reap(self) -> int:
+        """The exit status of an ended child: >= 0 exited, < 0 the negated signal."""
+        return self._popen.wait()
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        self.closed = True
+        self.channel.close()
+        os.close(self.pidfd)
+
+
+def spawn(command: list[str], env: dict[str, str]) -> Process:
+    """Starts ``command`` with one end of a new channel. Raises OSError (no memory, no processes, no program)."""
+    ours, theirs = Channel.pair()
+    try:
+        popen = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=env | {ENV_FD: str(theirs.fileno())}, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        _close(theirs)
+    return Process(popen, ours)
+
+
+def meaning(status: int) -> tuple[str, str, bool]:
+    """What an exit status says: (for people, one word for the counter, whether all is well)."""
+    if status >= 0:
+        return f"exited with {status} ({MEANINGS.get(status, 'unknown')})", "exited", status == EXIT_OK
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (out of memory? see the kernel's log)" if -status == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}", "killed", False
+
+
+def _close(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.close()

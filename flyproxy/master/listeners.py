@@ -1,0 +1,352 @@
+"""The listening sockets: for every address one SO_REUSEPORT socket per slot, all of them kept open by the master.
+
+The master owns them so that none ever closes with its worker: a connection waits in the queue of a slot until the
+slot's next owner accepts it (closing one would reset its queue). Two sources ask for sockets:
+
+- the settings' listeners: one that cannot be opened refuses the start or the reload;
+- the ports of apps, wildcard on v4 and v6: one that cannot be opened is a state of that port, shown in ``status``.
+
+``[::]`` means all addresses: a v6-only socket and a v4 socket beside it, so that addresses of the two families never
+mix.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flyproxy.settings import Settings
+
+BACKLOG = 4096
+_FREE_PORT_TRIES = 16  # a port that is free on v6 may be taken on v4
+
+
+class ListenError(Exception):
+    """An address cannot be opened; the text says which, why and how to mend it."""
+
+    def __init__(self, address: str, port: int, error: OSError) -> None:
+        self.reason = error.strerror or str(error)
+        fix = {
+            errno.EADDRINUSE: f"another program listens there: ss -ltnp 'sport = :{port}'",
+            errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            errno.EADDRNOTAVAIL: "this host has no such address: ip address show",
+            errno.EMFILE: "raise the limit of open files: LimitNOFILE in the unit, or ulimit -n",
+        }.get(error.errno or 0, "")
+        super().__init__(f"cannot listen on {joined(address, port)}: {self.reason}" + (f"; {fix}" if fix else ""))
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a listener's connections are, beyond their address. ``service_port`` 0: the port that gets bound."""
+
+    source: str  # "settings" or "app"
+    service_port: int
+    proxy_protocol: bool = False
+    trusted_sources: tuple[str, ...] = ()
+
+
+@dataclass
+class Endpoint:
+    """One bound address and its sockets, one per slot. ``ids`` are what workers know them by."""
+
+    address: str
+    port: int
+    options: Options
+    sockets: list[socket.socket]
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def service_port(self) -> int:
+        return self.options.service_port or self.port
+
+    @property
+    def name(self) -> str:
+        """``IP:PORT``."""
+        return joined(self.address, self.port)
+
+    def items(self) -> list[dict[str, Any]]:
+        """One entry of the message ``listeners`` per slot; its descriptor is in ``fds`` at the same place."""
+        family = "v6" if ":" in self.address else "v4"
+        return [
+            {
+                "id": number, "slot": slot, "address": self.address, "port": self.port,
+                "service_port": self.service_port, "family": family, "proxy_protocol": self.options.proxy_protocol,
+                "trusted_sources": list(self.options.trusted_sources), "source": self.options.source,
+            }
+            for slot, number in enumerate(self.ids)
+        ]  # fmt: skip
+
+    def fds(self) -> list[int]:
+        """In the order of ``items``."""
+        return [sock.fileno() for sock in self.sockets]
+
+
+Key = tuple[str, int, int]
+"""A wish of the settings: address, port, and which of several equal wishes (``127.0.0.1:0`` twice is two ports)."""
+
+
+@dataclass
+class Change:
+    """A prepared change: endpoints to tell workers of, and ids that they shall forget."""
+
+    added: list[Endpoint] = field(default_factory=list)
+    removed: list[Endpoint] = field(default_factory=list)
+    wishes: dict[Key, list[Endpoint]] = field(default_factory=dict)
+
+    def message(self) -> tuple[dict[str, Any], list[int]]:
+        """For every worker."""
+        items = [item for endpoint in self.added for item in endpoint.items()]
+        gone = [number for endpoint in self.removed for number in endpoint.ids]
+        return {"t": "listeners", "add": items, "remove": gone}, [fd for end in self.added for fd in end.fds()]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+Inherited = dict[tuple[str, int], list[socket.socket]]
+"""Sockets of a dead master's workers, by bound address."""
+
+
+class Listeners:
+    """All sockets of this master. Changes are prepared (which may fail and then leaves no trace), then committed."""
+
+    def __init__(self, slots: int, inherited: Inherited | None = None, alone: bool = True) -> None:
+        """``alone`` False: workers of a dead master still listen, so a port that is taken may be taken by them."""
+        self._slots = slots
+        self._inherited = inherited or {}
+        self._alone = alone
+        self._next_id = 1
+        self._wishes: dict[Key, list[Endpoint]] = {}  # from the settings
+        self._ports: dict[int, list[Endpoint]] = {}  # from apps
+        self._states: dict[int, dict[str, Any]] = {}  # port of apps -> {"state", "apps"}, in the order of asking
+        self._asked: list[Mapping[str, Any]] = []
+
+    def endpoints(self) -> list[Endpoint]:
+        """All that is bound."""
+        return [end for group in (*self._wishes.values(), *self._ports.values()) for end in group]
+
+    def everything(self) -> tuple[dict[str, Any], list[int]]:
+        """The message that tells a new worker of all sockets."""
+        return Change(added=self.endpoints()).message()
+
+    def drop_inherited(self) -> None:
+        """Closes what was inherited and is not wanted any more; called when the state process has named its ports."""
+        for sockets in self._inherited.values():
+            for sock in sockets:
+                sock.close()
+        self._inherited = {}
+        self._alone = True
+
+    # -- settings
+
+    def prepare(self, settings: Settings) -> Change:
+        """Opens what is new in the settings. Raises ListenError; then nothing has changed."""
+        change, opened, wishes = Change(), [], _wishes(settings)
+        before = self._before(dict(wishes))
+        try:
+            for key, options in wishes:
+                current = before.get(key)
+                if current is None:
+                    change.wishes[key] = fresh = self._open(key[0], key[1], options)
+                    opened += fresh
+                    change.added += fresh
+                elif current[0].options == options:
+                    change.wishes[key] = current
+                else:  # other options on the same address: the sockets stay, their meaning changes
+                    change.wishes[key] = again = [self._tagged(e.address, e.port, options, e.sockets) for e in current]
+                    change.added += again
+                    change.removed += current
+        except ListenError:
+            self.discard(opened)
+            raise
+        kept = {id(group) for group in before.values()}
+        change.removed += [end for group in self._wishes.values() if id(group) not in kept for end in group]
+        return change
+
+    def _before(self, wanted: Mapping[Key, Options]) -> dict[Key, list[Endpoint]]:
+        """The groups that go on, by the key they have from now on: port 0 may have become the port that it got."""
+        found = {key: group for key, group in self._wishes.items() if key in wanted}
+        for (address, _, _), group in self._wishes.items():
+            key = (address, group[0].port, 0)
+            if key in wanted and not any(group is other for other in found.values()):
+                found.setdefault(key, group)
+        return found
+
+    def commit(self, change: Change) -> None:
+        """Takes a prepared change into force; the caller has told the workers, who hold descriptors of their own."""
+        self._wishes = change.wishes
+        kept = {id(sock) for end in self.endpoints() for sock in end.sockets}
+        self.discard(change.removed, kept)
+
+    def discard(self, endpoints: Iterable[Endpoint], kept: set[int] | None = None) -> None:
+        """Closes the sockets of endpoints that are not used (any more)."""
+        for endpoint in endpoints:
+            for sock in endpoint.sockets:
+                if id(sock) not in (kept or ()):
+                    sock.close()
+
+    # -- apps
+
+    def set_ports(self, asked: Sequence[Mapping[str, Any]], settings: Settings) -> Change:
+        """What apps want now: entries {"port", "waiting": "tls" | None, "apps"}. Never fails; see ``rows``."""
+        self._asked = list(asked)
+        covered = {end.service_port for group in self._wishes.values() for end in group}
+        change, states = Change(), {}
+        for entry in self._asked:
+            port = int(entry["port"])
+            if port in covered:
+                continue
+            state = self._app_port(port, entry, settings, change)
+            states[port] = {"state": state, "apps": list(entry.get("apps", ()))}
+        for port in [port for port in self._ports if states.get(port, {}).get("state") != "listening"]:
+            change.removed += self._ports.pop(port)
+        self._states = states
+        self.discard(change.removed)
+        return change
+
+    def retry(self, settings: Settings) -> Change:
+        """Tries the ports again that could not be bound."""
+        failed = any(entry["state"].startswith("failed") for entry in self._states.values())
+        return self.set_ports(self._asked, settings) if failed else Change()
+
+    def refresh(self, settings: Settings) -> Change:
+        """Judges the ports of apps by new settings."""
+        return self.set_ports(self._asked, settings)
+
+    def _app_port(self, port: int, entry: Mapping[str, Any], settings: Settings, change: Change) -> str:
+        if entry.get("waiting"):
+            return f"waiting: {entry['waiting']}"
+        if not settings.allows_port(port):
+            return "not allowed: add it to app_ports, or add a listener for it"
+        if port not in self._ports:
+            try:
+                self._ports[port] = fresh = self._open("::", port, Options("app", port))
+            except ListenError as error:
+                return f"failed: {error.reason}"
+            change.added += fresh
+        return "listening"
+
+    # -- both
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For ``status``: every bound address with the service port it stands for, and every port of apps that is not
+        open, with the reason."""
+        rows: list[dict[str, Any]] = [
+            {
+                "address": end.name, "port": end.service_port,
+                "source": end.options.source, "state": "listening",
+                "apps": self._states.get(end.port, {}).get("apps", []) if end.options.source == "app" else [],
+            }
+            for end in self.endpoints()
+        ]  # fmt: skip
+        rows += [
+            {"address": joined("::", port), "port": port, "source": "app", **entry}
+            for port, entry in self._states.items()
+            if port not in self._ports
+        ]
+        return rows
+
+    def close(self) -> None:
+        """Closes everything: no new connections once the workers have closed theirs too."""
+        self.discard(self.endpoints())
+        self._wishes, self._ports, self._states, self._asked = {}, {}, {}, []
+
+    def _open(self, address: str, port: int, options: Options) -> list[Endpoint]:
+        if address != "::":
+            sockets = self._bind(address, port)
+            return [self._tagged(address, sockets[0].getsockname()[1], options, sockets)]
+        for attempt in range(_FREE_PORT_TRIES):
+            try:
+                return self._open_wildcard(port, options)
+            except ListenError:
+                if port or attempt == _FREE_PORT_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _open_wildcard(self, port: int, options: Options) -> list[Endpoint]:
+        """Both families on one port; a kernel without IPv6 serves v4 alone."""
+        found = []
+        if has_ipv6():
+            sockets = self._bind("::", port)
+            port = sockets[0].getsockname()[1]
+            found.append(self._tagged("::", port, options, sockets))
+        try:
+            sockets = self._bind("0.0.0.0", port)
+        except ListenError:
+            self.discard(found)
+            raise
+        found.append(self._tagged("0.0.0.0", sockets[0].getsockname()[1], options, sockets))
+        return found
+
+    def _bind(self, address: str, port: int) -> list[socket.socket]:
+        sockets = self._inherited.pop((address, port), [])
+        for sock in sockets[self._slots :]:
+            sock.close()
+        del sockets[self._slots :]
+        try:
+            if self._alone and port and not any(end.port == port for end in self.endpoints()):
+                _socket(address, port, share=False).close()
+            while len(sockets) < self._slots:
+                sockets.append(_socket(address, port, share=True))
+                port = sockets[0].getsockname()[1]
+                sockets[-1].listen(BACKLOG)
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise ListenError(address, port, error) from error
+        return sockets
+
+    def _tagged(self, address: str, port: int, options: Options, sockets: list[socket.socket]) -> Endpoint:
+        ids = list(range(self._next_id, self._next_id + len(sockets)))
+        self._next_id += len(sockets)
+        return Endpoint(address, port, options, sockets, ids)
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6 and it is not disabled."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _socket(address: str, port: int, share: bool) -> socket.socket:
+    """A bound socket. ``share`` False is the test that no other program serves the port: with SO_REUSEPORT the kernel
+    lets any process of the same user join, and the two would take each other's connections."""
+    v6 = ipaddress.ip_address(address).version == 6
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if v6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _wishes(settings: Settings) -> list[tuple[Key, Options]]:
+    found: list[tuple[Key, Options]] = []
+    seen: dict[tuple[str, int], int] = {}
+    for listener in settings.listeners:
+        address, port = listener.bind
+        nth = seen[address, port] = seen.get((address, port), -1) + 1
+        trusted = tuple(listener.trusted_sources)
+        options = Options("settings", listener.port, listener.proxy_protocol, trusted)
+        found.append(((address, port, nth), options))
+    return found
+
+
+def joined(address: str, port: int) -> str:
+    """``IP:PORT``, an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

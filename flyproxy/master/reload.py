@@ -1,0 +1,118 @@
+"""Reloads: the settings read anew, everything that can fail tried first, then put into force.
+
+Whether new workers are wanted and when a reload is done is the supervisor's business; here is what surrounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from flyproxy import log
+from flyproxy.boot import settings_json
+from flyproxy.master import model
+from flyproxy.master.ctl import CommandError
+from flyproxy.master.listeners import Change, ListenError
+from flyproxy.settings import Settings, SettingsError, diff, resolved
+
+if TYPE_CHECKING:
+    from flyproxy.master.main import Master
+
+Report = dict[str, Any]
+"""``changed`` and ``restart`` (dotted keys; the second need a restart), and ``generation``."""
+
+
+@dataclass
+class _Waiting:
+    answer: asyncio.Future[Report]
+    report: Report
+
+
+class Reloads:
+    """Of one master. ``load`` reads the settings; raises SettingsError."""
+
+    def __init__(self, master: Master, load: Callable[[], Settings]) -> None:
+        self._master = master
+        self._load = load
+        self._waiting: dict[int, _Waiting] = {}
+        self._next_token = 1
+
+    def on_hangup(self) -> None:
+        """SIGHUP: a refusal can only be logged."""
+        try:
+            answer = self.begin(workers=False, wait_drained=False)
+        except CommandError as error:
+            log.error("reload-refused", str(error), where=error.error["where"], fix=error.error["fix"])
+            return
+        answer.add_done_callback(lambda done: done.exception())  # a refusal is in the log already
+
+    def begin(self, workers: bool, wait_drained: bool) -> asyncio.Future[Report]:
+        """Puts the settings into force; the future is done when the workers follow.
+
+        Raises CommandError; then nothing has changed.
+        """
+        master = self._master
+        if master.state.stopping or master.state.pending:
+            why = "the proxy is stopping" if master.state.stopping else "another reload is still in progress"
+            raise CommandError("reload_refused", why, fix="wait and try again")
+        fresh = self._read()
+        change = diff(master.settings, fresh)
+        fresh = _keep_fixed(master.settings, fresh)
+        try:
+            sockets = master.listeners.prepare(fresh)
+        except ListenError as error:
+            raise CommandError("reload_refused", str(error), "listeners", error.fix) from error
+        self._commit(fresh, sockets)
+        if change.restart:
+            log.warning("needs-restart", f"only a restart changes {', '.join(change.restart)}", keys=change.restart)
+        token, self._next_token = self._next_token, self._next_token + 1
+        answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        report = {"changed": list(change.changed), "restart": list(change.restart)}
+        self._waiting[token] = _Waiting(answer, report)
+        master.notifier.reloading()
+        master.dispatch(model.Reload(master.policy(), token, workers, wait_drained))
+        return answer
+
+    def done(self, action: model.ReloadDone) -> None:
+        """The supervisor's answer, passed on to who waits for it."""
+        waiting = self._waiting.pop(action.token)
+        self._master.notifier.send(READY=1, STATUS="serving")
+        if action.error is None:
+            log.info("reloaded", "the new settings are in force", **waiting.report)
+        if waiting.answer.done():  # who asked has hung up
+            return
+        if action.error is None:
+            waiting.answer.set_result(waiting.report | {"generation": self._master.state.generation})
+        else:
+            fix = "see the log of the workers, mend it, reload again"
+            waiting.answer.set_exception(CommandError("reload_refused", action.error, fix=fix))
+
+    def _read(self) -> Settings:
+        try:
+            return resolved(self._load(), self._master.settings.workers.slots)
+        except SettingsError as error:
+            first = error.problems[0]
+            raise CommandError(
+                "bad_settings", str(error), f"{first.file}:{first.line}:{first.column}",
+                "mend the file (flyproxy check tells more); the old settings go on",
+            ) from error  # fmt: skip
+
+    def _commit(self, fresh: Settings, sockets: Change) -> None:
+        master = self._master
+        master.settings = fresh
+        log.configure(fresh.log, process="master")
+        for child_id in list(master.processes):
+            master.tell(child_id, {"t": "settings", "settings": settings_json(fresh)})
+        master.send_listeners(sockets)
+        master.listeners.commit(sockets)
+        master.send_listeners(master.listeners.refresh(fresh))
+
+
+def _keep_fixed(old: Settings, new: Settings) -> Settings:
+    """``new`` with what only a restart changes taken from ``old``."""
+    workers = replace(new.workers, slots=old.workers.slots)
+    return replace(new, table=old.table, paths=old.paths, workers=workers)
