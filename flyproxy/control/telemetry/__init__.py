@@ -1,0 +1,1 @@
+"""Telemetry: the metrics page and the access log."""

@@ -1,0 +1,15 @@
+"""What every write says: what changed, and the revision that every worker now serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flyproxy.ctl.output import Output
+
+
+def told(output: Output, data: Mapping[str, Any], sentence: str) -> None:
+    """``app hello removed (revision 12)``, or that nothing had to change."""
+    unchanged = "" if data.get("changed", True) else "; it was so already"
+    stored = "" if data.get("served", True) else ", stored; served when flyproxy starts"
+    output.line(f"{sentence}{unchanged} (revision {data['revision']}{stored})")
