@@ -1,0 +1,5 @@
+"""What must hold for any bytes: promises of the codecs, for the fuzzer and the replay of its corpus. For tests only."""
+
+from typing import Literal
+
+def run(target: Literal["request", "response", "chunked", "proxy"] | str, data: bytes) -> int: ...
