@@ -2,7 +2,7 @@
 
 from flyproxy._speedups.flow.pool cimport pool_remove
 from flyproxy._speedups.flow.worker cimport (
-    CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, US_IDLE, Conn, Worker,
+    CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, US_CONNECTING, US_IDLE, Conn, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_give
 from flyproxy._speedups.net.reactor cimport Source, reactor_add, reactor_close
@@ -61,6 +61,7 @@ cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
         if c.flags & CF_OPEN_COUNTED:
             budget_release(&w.shm, BK_OPEN, c.machine)
             budget_wake(&w.shm, c.service)
+        if c.state != US_CONNECTING:
             counters_machine(&w.shm, c.machine, c.machine_generation).disconnects += 1
     else:
         w.downs -= 1

@@ -1,0 +1,165 @@
+"""What is measured, and how: CPU time and memory of a process tree from /proc, load from wrk, sink and sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LOAD_CORE = 1  # client and backend share it; the proxies have core 0
+UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+IDLE_WARM, IDLE_MORE = 200, 4000  # connections: heaps settle with the first, the second are counted
+
+
+class LoadError(RuntimeError):
+    """The load met an error: a number measured under errors means nothing."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one proxy: ``cost`` in the scenario's unit, ``own`` the same for the workers alone."""
+
+    cost: float
+    own: float
+    user_share: float = 0.0
+    per_second: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+
+
+def tree(root: int) -> Iterator[int]:
+    """The process and all that descend from it."""
+    yield root
+    try:
+        children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
+    except OSError:
+        return
+    for child in children:
+        yield from tree(int(child))
+
+
+def is_worker(pid: int) -> bool:
+    title = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return not title.startswith(b"flyproxy:") or title.startswith(b"flyproxy: worker")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """CPU seconds so far: all processes, the workers among them, and the user part of all."""
+
+    total: float
+    own: float
+    user: float
+
+
+def cpu(root: int) -> Cpu:
+    """Nanosecond accounting of every thread (schedstat); softirq work done in a thread's time is part of it."""
+    total = own = user = 0.0
+    for pid in tree(root):
+        spent = 0
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            spent += int((task / "schedstat").read_text().split()[0])
+        total += spent / 1e9
+        if is_worker(pid):
+            own += spent / 1e9
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user += int(fields[11]) / os.sysconf("SC_CLK_TCK")
+    return Cpu(total, own, user)
+
+
+def rss(root: int) -> int:
+    """Resident bytes of the tree."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in tree(root))
+
+
+def _milliseconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()  # type: ignore[union-attr]
+    return float(number) * UNITS[unit]
+
+
+def http_load(pid: int, port: int, path: str, connections: int, seconds: float, per_gb: bool) -> Sample:
+    """wrk for ``seconds``; cost is CPU microseconds a request, or CPU seconds a gigabyte of answers."""
+    command = [
+        "taskset",
+        "-c",
+        str(LOAD_CORE),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--latency",
+        "-H",
+        "Host: bench.localhost",
+        f"http://127.0.0.1:{port}{path}",
+    ]
+    before = cpu(pid)
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
+    after = cpu(pid)
+    if "Socket errors" in out or "Non-2xx" in out:
+        raise LoadError(f"wrk met errors on port {port}:\n{out}")
+    requests = int(re.search(r"(\d+) requests in", out).group(1))  # type: ignore[union-attr]
+    if not requests:
+        raise LoadError(f"no request was answered on port {port}:\n{out}")
+    size = {"/small": 13, "/16k": 1 << 14, "/1m": 1 << 20}[path]
+    scale = 1e9 / (requests * size) if per_gb else 1e6 / requests
+    quantiles = {q: _milliseconds(t) for q, t in re.findall(r"^\s+(50|99)%\s+(\S+)$", out, re.M)}
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
+    spent = after.total - before.total
+    return Sample(
+        spent * scale,
+        (after.own - before.own) * scale,
+        (after.user - before.user) / spent,
+        float(rate.group(1)) if rate else 0.0,
+        quantiles.get("50", 0.0),
+        quantiles.get("99", 0.0),
+    )
+
+
+def stream_load(pid: int, port: int, sink: Path, seconds: float) -> Sample:
+    """One bulk TCP stream; cost is CPU seconds a gigabyte."""
+    before = cpu(pid)
+    out = subprocess.run(
+        ["taskset", "-c", str(LOAD_CORE), str(sink), str(port), str(seconds)],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+    )
+    after = cpu(pid)
+    if out.returncode:
+        raise LoadError(f"the stream through port {port} failed: {out.stderr.strip()}")
+    gigabytes = int(out.stdout) / 1e9
+    spent = after.total - before.total
+    return Sample(
+        spent / gigabytes, (after.own - before.own) / gigabytes, (after.user - before.user) / spent, gigabytes / seconds
+    )
+
+
+def _one_request(port: int) -> socket.socket:
+    conn = socket.create_connection(("127.0.0.1", port), timeout=10)
+    conn.sendall(b"GET /small HTTP/1.1\r\nHost: bench.localhost\r\n\r\n")
+    seen = b""
+    while not seen.endswith(b"x" * 13):
+        got = conn.recv(4096)
+        if not got:
+            raise LoadError(f"port {port} closed an idle connection: {seen!r}")
+        seen += got
+    return conn
+
+
+def idle_memory(pid: int, port: int) -> Sample:
+    """Resident bytes that one more idle keep-alive connection takes, one request done on each."""
+    held = [_one_request(port) for _ in range(IDLE_WARM)]
+    before = rss(pid)
+    held += [_one_request(port) for _ in range(IDLE_MORE)]
+    after = rss(pid)
+    for conn in held:
+        conn.close()
+    time.sleep(0.5)  # let the proxy see the ends before the next one is measured
+    each = (after - before) / IDLE_MORE
+    return Sample(each, each)
