@@ -54,7 +54,7 @@ demo: build ## a running proxy with two apps to try; DEMO_PORT=8080 DEMO_DIR=.de
 lint: build ## ruff, mypy, cython-lint, layering, stubs
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/cython-lint flyproxy/_speedups
+	PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint flyproxy/_speedups
 	$(PY) tests/guards/layering.py
 	$(PY) tests/guards/stubs.py
 

@@ -70,6 +70,7 @@ def machine() -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """``rounds`` times every row, every contender one after the other in each: slow drift hits all alike."""
+    facts = machine()
     samples: dict[str, dict[str, list[dict[str, float]]]] = {row: {} for row in args.only}
     with tempfile.TemporaryDirectory(prefix="flyproxy-bench-") as work, Field(Path(work)) as field:
         proxies = [field.start(name) for name in args.contenders]
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "command": command.strip(),
         "rounds": args.rounds,
         "seconds": args.seconds,
-        "machine": machine(),
+        "machine": facts,
         "samples": samples,
     }
 

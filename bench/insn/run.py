@@ -63,7 +63,8 @@ def count(work: Work, times: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "callgrind.out")
         code = f"from flyproxy._speedups._testing_proto import loop; loop({work.loop!r}, {work.data.encode()!r}, {times})"
-        env = os.environ | {"FLYPROXY_SIMD": "0", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = os.environ | {"FLYPROXY_SIMD": "0", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1"}
         toggles = [f"--toggle-collect=__pyx_f_*_{function}" for function in work.functions]
         run = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *toggles, sys.executable, "-S", "-c", code],

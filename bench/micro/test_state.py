@@ -1,6 +1,6 @@
 """How long a change takes from the store into the VM table, and how long a full load takes.
 
-Run with: python -m pytest bench/micro/test_state.py -s. The numbers are printed; the bounds are what the project promises.
+Run with: python -m pytest bench/micro/test_state.py -s. The bound at the end is what the project promises.
 """
 
 from __future__ import annotations

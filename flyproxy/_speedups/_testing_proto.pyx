@@ -87,7 +87,8 @@ cdef HeadLimits limits_of(dict changes):
 
 cdef list headers_of(const Header *headers, uint32_t n):
     return [
-        (headers[i].name[:headers[i].name_n], headers[i].value[:headers[i].value_n], bool(headers[i].drop)) for i in range(n)
+        (headers[i].name[:headers[i].name_n], headers[i].value[:headers[i].value_n],
+         bool(headers[i].drop)) for i in range(n)
     ]
 
 
@@ -108,7 +109,8 @@ def simd():
 def parse_request(bytes data, *, uint32_t scanned=0, bytes via=b"flyproxy", **limits):
     """(result, head): result as in http1.pxd, head a dict when it is positive, else None."""
     cdef HeadLimits c_limits = limits_of(limits)
-    cdef int64_t result = http1_parse_request(placed(data), <uint32_t>len(data), scanned, &c_limits, slice_of(via), &request_head)
+    cdef int64_t result = http1_parse_request(placed(data), <uint32_t>len(data), scanned, &c_limits, slice_of(via),
+                                              &request_head)
     cdef RequestHead *h = &request_head
     if result <= 0:
         return result, None
@@ -116,7 +118,8 @@ def parse_request(bytes data, *, uint32_t scanned=0, bytes via=b"flyproxy", **li
         "method": METHODS[h.method], "method_text": text_of(h.method_text), "target": text_of(h.target), "minor": h.minor,
         "host": h.host[:h.host_n], "port": h.host_port, "content_length": h.content_length,
         "flags": names_of(h.flags, REQUEST_FLAGS), "upgrade": text_of(h.upgrade) if h.flags & 8 else None,
-        "own_via": h.own_via, "accept": ("text", "json", "html")[h.accept], "headers": headers_of(h.headers, h.nheaders),
+        "own_via": h.own_via, "accept": ("text", "json", "html")[h.accept], "headers": headers_of(h.headers,
+                                                                                                  h.nheaders),
     }
 
 
@@ -132,7 +135,8 @@ def emit_request(
     cdef uint32_t n
     if len(random) != 24:
         raise ValueError("random: 24 bytes")
-    cdef int64_t result = http1_parse_request(placed(data), <uint32_t>len(data), 0, &c_limits, slice_of(via), &request_head)
+    cdef int64_t result = http1_parse_request(placed(data), <uint32_t>len(data), 0, &c_limits, slice_of(via),
+                                              &request_head)
     if result <= 0:
         raise ValueError(f"the head does not parse: {result} {code(result)}")
     emit.client_ip = slice_of(client_ip)
@@ -258,7 +262,8 @@ def decode_chunked(pieces, *, bint give_trailer=True, **limits):
         if chunked_emit_trailers(&c, out, c.trailer_n + 1) >= 0:
             raise AssertionError("wrote into too little room")
     return {
-        "result": {CH_MORE: "more", CH_DATA: "more", CH_END: "end"}.get(step) or code(step), "body": bytes(body), "used": total,
+        "result": {CH_MORE: "more", CH_DATA: "more",
+                   CH_END: "end"}.get(step) or code(step), "body": bytes(body), "used": total,
         "trailer": bytes(trailer[:c.trailer_n]), "emitted": emitted, "wants_trailer": bool(chunked_wants_trailer(&c)),
     }
 
@@ -372,7 +377,8 @@ def answer_redirect(
 
 
 # -- loops for benchmarks and the instruction gate: no Python inside
-cdef uint32_t loop_requests(const char *p, uint32_t n, uint32_t times, bint emit, HeadLimits *limits, RequestEmit *ours, char *out,
+cdef uint32_t loop_requests(const char *p, uint32_t n, uint32_t times, bint emit, HeadLimits *limits, RequestEmit *ours,
+                            char *out,
                             uint32_t cap) noexcept nogil:
     cdef uint32_t i, written = 0
     for i in range(times):
@@ -389,7 +395,8 @@ cdef uint32_t loop_emits(uint32_t times, RequestEmit *ours, char *out, uint32_t 
     return written
 
 
-cdef uint32_t loop_responses(const char *p, uint32_t n, uint32_t times, HeadLimits *limits, ResponseEmit *ours, char *out,
+cdef uint32_t loop_responses(const char *p, uint32_t n, uint32_t times, HeadLimits *limits, ResponseEmit *ours,
+                             char *out,
                              uint32_t cap) noexcept nogil:
     cdef uint32_t i, written = 0
     for i in range(times):

@@ -29,7 +29,8 @@ from flyproxy.state import commands, report, views
 from flyproxy.state.sqlite import SqliteStore
 
 PORTS_SETTLE = 0.5      # seconds that an applied app's new ports may take to be opened
-PORTS_LOOK = 0.02
+REPORT_WITHIN = 0.5     # seconds that the report of a refused record may take to be written
+LOOK = 0.02
 
 
 class Service:
@@ -103,8 +104,10 @@ class Service:
         return self._loaded([row])[0] if noun == "machines" else row
 
     async def put(self, noun: str, name: str, body: Mapping[str, Any]) -> Any:
+        refused = self.table.usage()["refused"]
         data = await self.nouns.put(noun, name, body)
         await self._served(data["revision"])
+        await self._not_refused(data["revision"], refused)
         return {**(await self._settled(data) if noun == "apps" else data), "served": True}
 
     async def delete(self, noun: str, name: str) -> Any:
@@ -121,10 +124,19 @@ class Service:
             message = f"revision {revision} is stored, but after {barrier.DEADLINE:g} s it is not served by: {behind}"
             fix = "see 'flyproxyctl status'; once they follow, the change is served without another command"
             raise Refused(504, behind.code, message, "the workers' tables", fix) from None
-        for entry in report.read(self.state_dir).quarantined:
-            if entry.revision == revision:
-                raise Refused(507, "not-served", f"revision {revision} is stored, but not served: {entry.reason}",
-                              entry.key, "mend what the message says; what was served before goes on being served")
+
+    async def _not_refused(self, revision: int, refused_before: int) -> None:
+        """The table may have had no room for a record that is stored. It counts that before it commits; the reason is
+        written to the report a moment after."""
+        deadline = time.monotonic() + REPORT_WITHIN
+        while True:
+            for entry in report.read(self.state_dir).quarantined:
+                if entry.revision == revision:
+                    raise Refused(507, "not-served", f"revision {revision} is stored, but not served: {entry.reason}",
+                                  entry.key, "mend what the message says; what was served before goes on being served")
+            if self.table.usage()["refused"] == refused_before or time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(LOOK)
 
     async def _settled(self, app: Mapping[str, Any]) -> dict[str, Any]:
         """The app once the master has opened its ports or said why not; as it is after PORTS_SETTLE at the latest."""
@@ -134,7 +146,7 @@ class Service:
             shown = live.with_port_states(app, states)
             if live.settled(shown) or time.monotonic() >= deadline or not states:
                 return shown
-            await asyncio.sleep(PORTS_LOOK)
+            await asyncio.sleep(LOOK)
 
     async def _port_states(self) -> dict[int, str]:
         return live.port_states((await self._master_status()).get("listeners", ()))

@@ -419,7 +419,6 @@ def _stop(turn: _Turn, event: m.Stop) -> None:
     if not turn.stopping:
         turn.give_up_pending("the proxy is stopping")
         turn.actions.append(m.CloseListeners())
-        turn.seats = {post: seat for post, seat in turn.seats.items() if seat.child is not None}
     turn.stopping = "quick" if quick else "graceful"
     for child in turn.workers():
         if quick and child.phase is not Phase.ENDING:

@@ -92,6 +92,13 @@ class Host:
         except Exception as error:
             raise AssertionError(f"{role} did not say {kind!r}: {error!r}\n{self.log(role)}") from error
 
+    def worker(self, proc: int, state: str = "ready"):
+        """A process index as an engine holds it: reads the table when told to, counts what it is told to count."""
+        from flyproxy._speedups._testing_shm import Worker
+        self.root.claim_proc(proc, 1000 + proc)
+        self.root.set_proc_state(proc, state)
+        return Worker(self.fds, proc, self.wakes)
+
     def send_settings(self) -> None:
         for _, channel in self.children.values():
             channel.send({"t": "settings", "settings": settings_json(self.settings)})

@@ -5,8 +5,8 @@ import socket
 import threading
 
 import pytest
-
 from flyproxy._speedups.shm.table import TableReader
+
 from tests.kit.wait import until
 
 CHECKED = """\

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
-
 from flyproxy._speedups.shm.table import TableReader
+
 from flyproxy.boot import EXIT_MASTER, EXIT_OK
+from flyproxy.control.telemetry.families import FAMILIES
 from flyproxy.ctl.client import UnixConnection
 from flyproxy.ctl.failure import Failure
 from tests.control.boot import ROOT, Host
@@ -157,6 +160,33 @@ def test_a_worker_that_does_not_follow_is_named_and_the_change_stays(running):
     assert [app["name"] for app in running.api.list("apps")] == ["web"]
 
 
+def test_a_write_waits_for_the_last_worker_to_read_it(running):
+    running.api.put("apps", "web", WEB)
+    workers = [running.worker(proc) for proc in (0, 1)]
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(running.api.put("hostnames", "a.test", {"app": "web"})))
+    asking.start()
+    table = TableReader(running.fds)
+    until(lambda: table.lookup_host("a.test"), "the change is in the table")
+    workers[0].enter()
+    workers[0].leave()
+    asking.join(0.1)
+    assert asking.is_alive() and answers == []
+    workers[1].enter()
+    workers[1].leave()
+    asking.join(5)
+    assert answers[0]["changed"] and answers[0]["revision"] == table.revision
+
+
+def test_machines_show_what_is_in_flight_over_all_workers(running):
+    running.api.put("apps", "web", WEB)
+    running.api.put("machines", "m1", MACHINE)
+    slot = TableReader(running.fds).machines()[0]["slot"]
+    for proc in (0, 1):
+        running.worker(proc, "starting").admit("inflight", slot, 0)
+    assert running.api.show("machines", "m1")["in_flight"] == 2
+
+
 def test_a_dead_state_process_is_told(running):
     running.stop("state")
     assert refused(running.api.put, "apps", "web", WEB).code == "table-behind"
@@ -201,7 +231,7 @@ def test_the_admin_address_moves_with_the_settings(running):
 
 def test_a_taken_admin_address_is_told_and_taken_once_it_is_free(host):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        address = "127.0.0.1:%d" % other.getsockname()[1]
+        address = f"127.0.0.1:{other.getsockname()[1]}"
         host.write_settings(admin={"address": address})
         host.serve_master()
         host.start("state")
@@ -234,6 +264,39 @@ def test_the_metrics_page_is_prometheus_text(shared):
     from prometheus_client.parser import text_string_to_metric_families
     names = [family.name for family in text_string_to_metric_families(page)]
     assert len(names) == len(set(names)) > 10
+
+
+def test_metrics_add_up_what_the_workers_count(running):
+    running.api.put("apps", "web", WEB)
+    running.api.put("machines", "m1", MACHINE)
+    app, machine = (rows[0] for rows in (TableReader(running.fds).apps(), TableReader(running.fds).machines()))
+    for proc in (0, 1):
+        worker = running.worker(proc, "starting")
+        worker.count_worker(requests=3, accepted=1, turn_us=200, error=1)
+        worker.count_edge(app["id"], app["generation"], connects=1, bytes_out=10, answers=[(200, 1500)])
+        worker.count_machine(machine["slot"], machine["generation"], connect_us=[300], answers=[(200, 900)])
+        worker.admit("inflight", machine["slot"], 0)
+    lines = running.admin("/metrics")[1].decode().splitlines()
+    web = 'app="web",region="loc",host="h1"'
+    assert {
+        'flyproxy_requests_total{worker="0"} 3.0', 'flyproxy_requests_total{worker="1"} 3.0',
+        'flyproxy_errors_total{code="PH01"} 2.0', "flyproxy_engine_turn_seconds_count 2.0",
+        f'fly_edge_http_responses_count{{{web},status="200"}} 2', f'fly_edge_data_out{{{web}}} 20',
+        f'fly_edge_http_response_time_seconds_bucket{{{web},status="200",le="0.002"}} 2',
+        f'fly_app_http_responses_count{{{web},instance="m1",status="200"}} 2',
+        f'fly_app_concurrency{{{web},instance="m1"}} 2',
+    } - set(lines) == set()
+
+
+def test_every_family_on_the_page_is_documented_and_the_other_way_round(running):
+    running.api.put("apps", "web", WEB)
+    running.api.put("machines", "m1", MACHINE)
+    app, machine = (rows[0] for rows in (TableReader(running.fds).apps(), TableReader(running.fds).machines()))
+    worker = running.worker(0, "starting")
+    worker.count_edge(app["id"], app["generation"], connects=1, dropped=1, log_dropped=1, answers=[(200, 1)])
+    worker.count_machine(machine["slot"], machine["generation"], connect_us=[1], disconnects=1, answers=[(200, 1)])
+    page = running.admin("/metrics")[1].decode()
+    assert set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE)) == {family.name for family in FAMILIES}
 
 
 def test_metrics_count_what_control_does_itself(running):

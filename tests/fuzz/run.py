@@ -36,7 +36,8 @@ def build() -> Path:
     include, libdir = sysconfig.get_paths()["include"], sysconfig.get_config_var("LIBDIR")
     library = f"-lpython{sysconfig.get_config_var('LDVERSION')}"
     subprocess.run([
-        CLANG, "-g", "-O1", SANITIZE, "-fno-sanitize-recover=undefined", f"-I{include}", str(ROOT / "tests/fuzz/driver.c"),
+        CLANG, "-g", "-O1", SANITIZE, "-fno-sanitize-recover=undefined", f"-I{include}",
+        str(ROOT / "tests/fuzz/driver.c"),
         f"-L{libdir}", f"-Wl,-rpath,{libdir}", library, "-o", str(driver),
     ], check=True)
     return driver
@@ -47,13 +48,15 @@ def fuzz(driver: Path, target: str, seconds: int) -> bool:
     learnt = BUILD / "corpus" / target
     learnt.mkdir(parents=True, exist_ok=True)
     env = os.environ | {
-        "FLYPROXY_FUZZ": target, "PYTHONPATH": str(BUILD / "lib"), "PYTHONHOME": sys.base_prefix, "ASAN_OPTIONS": "detect_leaks=0",
+        "FLYPROXY_FUZZ": target, "PYTHONPATH": str(BUILD / "lib"), "PYTHONHOME": sys.base_prefix,
+        "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     dictionary = ROOT / "tests/fuzz/http.dict"
     print(f"== {target}", flush=True)
     return subprocess.run([
-        str(driver), f"-max_total_time={seconds}", "-max_len=4096", "-print_final_stats=1", "-verbosity=0", "-use_value_profile=1",
+        str(driver), f"-max_total_time={seconds}", "-max_len=4096", "-print_final_stats=1", "-verbosity=0",
+        "-use_value_profile=1",
         f"-dict={dictionary}", f"-artifact_prefix={BUILD}/", str(learnt), str(SEEDS / target),
     ], env=env).returncode == 0
 

@@ -33,7 +33,8 @@ def test_seeds_with_changed_bytes_break_no_promise(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(SEEDS))
     seed = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        seed[data.draw(st.integers(0, len(seed) - 1))] = data.draw(st.sampled_from(b"\r\n\t :;,=0fg\x00\xff") | st.integers(0, 255))
+        seed[data.draw(st.integers(0,
+        len(seed) - 1))] = data.draw(st.sampled_from(b"\r\n\t :;,=0fg\x00\xff") | st.integers(0, 255))
     assert _testing_fuzz.run(path.parent.name, bytes(seed)) == 0
 
 

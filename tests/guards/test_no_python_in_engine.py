@@ -41,7 +41,8 @@ def without_comments(text: str) -> str:
 
 def bodies(c_text: str) -> Iterator[tuple[str, str]]:
     """(C name, body) of every function that Cython made of a cdef function."""
-    for match in re.finditer(r"^static [^;{}=]*?\b(__pyx_f_\w+)\((?:[^(){};]|\([^(){};]*\))*\)\s*\{", c_text, re.MULTILINE):
+    for match in re.finditer(r"^static [^;{}=]*?\b(__pyx_f_\w+)\((?:[^(){};]|\([^(){};]*\))*\)\s*\{", c_text,
+        re.MULTILINE):
         depth, at = 1, match.end()
         while depth:
             brace = re.compile(r"[{}]").search(c_text, at)
@@ -98,6 +99,7 @@ static int __pyx_f_8flyproxy_3mem_f(int a, void (*g)(int)) {
 static CYTHON_INLINE void __pyx_f_8flyproxy_3mem_g(Py_ssize_t n) { memcpy(a, b, (Py_ssize_t)n); }
 '''
     found = {name: python_calls(body) for name, body in bodies(without_comments(c_text))}
-    assert found == {"__pyx_f_8flyproxy_3mem_f": {"PyLong_FromLong", "__Pyx_div_int"}, "__pyx_f_8flyproxy_3mem_g": set()}
+    assert found == {"__pyx_f_8flyproxy_3mem_f": {"PyLong_FromLong", "__Pyx_div_int"},
+        "__pyx_f_8flyproxy_3mem_g": set()}
     assert DEFINITION.findall("cdef inline int a(int b,\n    int (*c)(int) noexcept nogil) noexcept nogil:\n") == ["a"]
     assert ANY_DEFINITION.findall("cdef int a(int b):\n    pass\ncdef f() except -1:\n") == ["a", "f"]

@@ -1,4 +1,4 @@
-"""``flyproxyctl`` and the control process against the whole daemon: what operators type, and what it does to traffic."""
+"""``flyproxyctl`` and control with the whole daemon: what operators type, and what it does to traffic."""
 
 import contextlib
 import io

@@ -306,6 +306,8 @@ def test_the_oldest_generation_is_cut_when_there_would_be_too_many() -> None:
     world.reload()
     assert [quit.id for quit in world.of(m.Quit)] == first
     assert world.pending() == []
+    world.tick()
+    assert not world.of(m.Quit), "the next one is not cut while room is on its way"
     for child_id in first:
         world.do(m.Exited(child_id, "stopped", clean=True))
     assert len(world.pending()) == 2
@@ -402,3 +404,45 @@ def test_a_worker_that_refuses_is_tried_again_with_back_off() -> None:
     assert world.state.children[refusing].phase is Phase.ENDING
     world.tick(after=0.2)
     assert [spawn.post for spawn in world.of(m.Spawn)] == [("worker", 0)]
+
+
+def test_the_time_before_ready_is_not_stable_time() -> None:
+    world = World()
+    for failures in (1, 2):
+        world.do(m.Exited(world.id_at("worker", 0), "exited with 1"), after=POLICY.respawn_max * 2)
+        assert world.state.seats["worker", 0].failures == failures
+        world.tick(after=0.3)
+    world.tick(after=POLICY.respawn_max * 2)
+    world.ready(world.id_at("worker", 0))
+    world.do(m.Exited(world.id_at("worker", 0), "exited with 1"))
+    assert world.state.seats["worker", 0].failures == 3
+
+
+def test_a_worker_on_its_way_up_helps_out_when_every_other_one_stands_still() -> None:
+    world = World().up()
+    world.reload()
+    fresh = world.pending()[0]
+    world.ready(fresh)
+    world.tick(w0=(1.0, 0.0), w1=(1.0, 0.0))
+    assert world.state.owners == (fresh,) * 4
+
+
+def test_a_respawn_waits_while_it_would_be_one_generation_too_many() -> None:
+    world = World(replace(POLICY, max_generations=2)).up()
+    world.reload()
+    world.ready(*world.pending())
+    for index in range(2):
+        world.do(m.Exited(world.id_at("worker", index), "exited with 1"))
+    world.reload()
+    assert {child.generation for child in world.state.workers()} == {1, 3}
+    world.tick(after=1.0)
+    assert not world.of(m.Spawn)
+    assert {child.generation for child in world.state.workers()} == {1, 3}
+
+
+def test_who_waits_for_a_drain_is_told_of_a_stop() -> None:
+    world = World().up()
+    world.reload(wait=True)
+    world.ready(*world.pending())
+    world.do(m.Stop())
+    assert world.of(m.ReloadDone) == [m.ReloadDone(7, "the proxy is stopping")]

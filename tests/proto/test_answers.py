@@ -54,7 +54,8 @@ def test_every_error_in_every_shape(number: int, error: errors.Error) -> None:
     _, headers, body = read(proto.answer_error(number, kind="json"))
     assert headers["content-type"] == "application/problem+json"
     assert json.loads(body) == {
-        "type": f"urn:flyproxy:error:{error.code}", "title": error.title, "status": error.status, "detail": error.detail,
+        "type": f"urn:flyproxy:error:{error.code}", "title": error.title, "status": error.status,
+        "detail": error.detail,
         "code": error.code, "fix": error.fix, "request_id": REQUEST_ID, "region": "ams",
     }
     _, headers, body = read(proto.answer_error(number, kind="html"))
@@ -78,7 +79,8 @@ def test_the_texts_of_the_table_fit_and_need_no_escaping_where_none_is_done() ->
 
 def test_callers_texts_are_cut_and_made_harmless() -> None:
     for kind in ("text", "json", "html"):
-        data = proto.answer_error(1, kind=kind, request_id=b'<"\r\n\\' + b"x" * 500, region=b'"\n' + b"r" * 500, server=b"s" * 500, via=b"v\r\n" * 99)
+        data = proto.answer_error(1, kind=kind, request_id=b'<"\r\n\\' + b"x" * 500, region=b'"\n' + b"r" * 500,
+        server=b"s" * 500, via=b"v\r\n" * 99)
         _, headers, _ = read(data)
         assert headers["fly-request-id"] == "_____" + "x" * 123
         assert headers["server"] == "s" * 128
@@ -94,17 +96,20 @@ def test_head_gets_the_same_headers_and_no_body() -> None:
     (False, 1, None), (True, 1, "close"), (False, 0, "keep-alive"), (True, 0, "close"),
 ])
 def test_what_becomes_of_the_connection(close: bool, minor: int, connection: str | None) -> None:
-    for data in (proto.answer_error(1, close=close, minor=minor), proto.answer_redirect(b"a", b"/", close=close, minor=minor)):
+    for data in (proto.answer_error(1, close=close, minor=minor), proto.answer_redirect(b"a", b"/", close=close,
+    minor=minor)):
         assert read(data)[1].get("connection") == connection
 
 
-@pytest.mark.parametrize("number", [0, -1, 10_000, *[n for n, error in enumerate(errors.ERRORS, 1) if not error.status]])
+@pytest.mark.parametrize("number", [0, -1, 10_000, *[n for n, error in enumerate(errors.ERRORS, 1)
+    if not error.status]])
 def test_errors_without_an_answer_become_internal_ones(number: int) -> None:
     response, headers, _ = read(proto.answer_error(number))
     assert (response.status_code, headers["flyproxy-error"]) == (500, "PP01")
 
 
-@given(st.integers(0, 4102444800) | st.sampled_from([0, 951782399, 951782400, 951868800, 1709164800, 1709251199, 4107542399, 4107542400]))
+@given(st.integers(0, 4102444800) | st.sampled_from([0, 951782399, 951782400, 951868800, 1709164800, 1709251199,
+    4107542399, 4107542400]))
 @settings(derandomize=True, max_examples=1000)
 def test_dates(now: int) -> None:
     expected = format_datetime(datetime.fromtimestamp(now, UTC), usegmt=True)
@@ -125,4 +130,5 @@ def test_redirects(host: bytes, target: bytes, port: int, location: str) -> None
 def test_a_redirect_that_does_not_fit_is_not_written() -> None:
     target = b"/" + b"x" * 5000
     assert proto.answer_redirect(b"a", target) is None
-    assert f"https://a{target.decode()}".encode() in proto.answer_redirect(b"a", target, cap=5002 + 1024, server=b"s" * 200, via=b"v" * 200)
+    assert f"https://a{target.decode()}".encode() in proto.answer_redirect(b"a", target, cap=5002 + 1024,
+        server=b"s" * 200, via=b"v" * 200)

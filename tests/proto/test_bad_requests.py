@@ -36,7 +36,8 @@ def test_case_03_repeated_content_lengths_are_refused(refused: Refused) -> None:
     refused(post(b"Content-Length: 3, 3"), "PH01")
 
 
-@pytest.mark.parametrize("value", [b"+3", b"-1", b"0x3", b"1_0", b"", b"1 0", b"\xd9\xa3", b"3.0", b"3;", b"3a", b"1,", b'"3"'])
+@pytest.mark.parametrize("value", [b"+3", b"-1", b"0x3", b"1_0", b"", b"1 0", b"\xd9\xa3", b"3.0", b"3;", b"3a", b"1,",
+    b'"3"'])
 def test_case_04_content_length_that_is_no_number_is_refused(refused: Refused, value: bytes) -> None:
     refused(post(b"Content-Length: " + value), "PH01")
 
@@ -60,13 +61,15 @@ def test_case_07_other_transfer_codings_are_refused(refused: Refused, value: byt
     refused(post(b"Transfer-Encoding: " + value), "PH08")
 
 
-@pytest.mark.parametrize("value", [b"chunked, identity", b"chunked, chunked", b"chunked, gzip", b"chunked,", b",chunked", b""])
+@pytest.mark.parametrize("value", [b"chunked, identity", b"chunked, chunked", b"chunked, gzip", b"chunked,",
+    b",chunked", b""])
 def test_case_08_chunked_other_than_once_and_last_is_refused(refused: Refused, value: bytes) -> None:
     refused(post(b"Transfer-Encoding: " + value), "PH01")
 
 
 @pytest.mark.parametrize("value", [
-    b"\x0bchunked", b"chunked\x0b", b"\xa0chunked", b"chunked\x00", b'"chunked"', b"'chunked", b"chunked;q=1", b"chunked ;a",
+    b"\x0bchunked", b"chunked\x0b", b"\xa0chunked", b"chunked\x00", b'"chunked"', b"'chunked", b"chunked;q=1",
+    b"chunked ;a",
     b"chunk ed", b"chunked\x7f", b"\xc2\xa0chunked", b"gzip;q=1",
 ])
 def test_case_09_stray_bytes_in_transfer_encoding_are_refused(refused: Refused, value: bytes) -> None:
@@ -99,7 +102,8 @@ def test_case_12_a_bare_lf_is_refused_at_every_line(refused: Refused, position: 
     refused(data, "PH01")
 
 
-@pytest.mark.parametrize("line", [b"A: b\r\n Transfer-Encoding: chunked", b"Transfer-Encoding:\r\n chunked", b"A: b\r\n\tc"])
+@pytest.mark.parametrize("line", [b"A: b\r\n Transfer-Encoding: chunked", b"Transfer-Encoding:\r\n chunked",
+    b"A: b\r\n\tc"])
 def test_case_13_transfer_encoding_in_an_obs_fold_is_refused(refused: Refused, line: bytes) -> None:
     refused(post(line), "PH01")
 
@@ -133,7 +137,8 @@ def test_case_27_nothing_after_a_malformed_head_is_counted() -> None:
 
 # -- request line and headers
 @pytest.mark.parametrize("line", [
-    b"GET\t/\tHTTP/1.1", b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET   /   HTTP/1.1", b" GET / HTTP/1.1", b"GET / HTTP/1.1 ",
+    b"GET\t/\tHTTP/1.1", b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET   /   HTTP/1.1", b" GET / HTTP/1.1",
+    b"GET / HTTP/1.1 ",
     b"GET / HTTP/1.1\t", b"\tGET / HTTP/1.1", b"GET / a HTTP/1.1",
 ])
 def test_case_28_white_space_other_than_two_single_spaces_is_refused(refused: Refused, line: bytes) -> None:
@@ -159,7 +164,8 @@ def test_case_29_the_http2_preface_is_refused_with_the_version(refused: Refused)
     refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "PH09")
 
 
-@pytest.mark.parametrize("method", [b"G(T", b"G\x00T", b"G\xc3\xa9T", b'G"T', b"G/T", b"G@T", b"", b"G:T", b"[GET]", b"G{T}"])
+@pytest.mark.parametrize("method", [b"G(T", b"G\x00T", b"G\xc3\xa9T", b'G"T', b"G/T", b"G@T", b"", b"G:T", b"[GET]",
+    b"G{T}"])
 def test_case_30_a_method_that_is_no_token_is_refused(refused: Refused, method: bytes) -> None:
     refused(get(first=method + b" / HTTP/1.1"), "PH01")
 
@@ -191,7 +197,8 @@ def test_case_33_a_fragment_is_refused(refused: Refused, target: bytes) -> None:
 
 
 @pytest.mark.parametrize("target", [
-    b"*", b"a.example:80", b"a.example", b"index.html", b"?a=b", b"://a/", b"ftp://a/", b"http:/a", b"http:", b"**", b"/../*x/..",
+    b"*", b"a.example:80", b"a.example", b"index.html", b"?a=b", b"://a/", b"ftp://a/", b"http:/a", b"http:", b"**",
+    b"/../*x/..",
     b"file:///etc/passwd", b"httpx://a/",
 ])
 def test_case_34_targets_of_other_forms_are_refused(refused: Refused, target: bytes) -> None:
@@ -217,13 +224,15 @@ def test_case_36_the_uri_rules_over_host(accepted: Accepted) -> None:
     assert out.lower().count(b"\r\nhost:") == 1
 
 
-@pytest.mark.parametrize("authority", [b"", b"user@a", b"u:p@a", b"a b", b"a:b", b"a:0", b"a:65536", b"a,b", b"[::1", b"a\\b"])
+@pytest.mark.parametrize("authority", [b"", b"user@a", b"u:p@a", b"a b", b"a:b", b"a:0", b"a:65536", b"a,b", b"[::1",
+    b"a\\b"])
 def test_case_36_a_uri_with_a_bad_authority_is_refused(refused: Refused, authority: bytes) -> None:
     refused(get(first=b"GET http://" + authority + b"/ HTTP/1.1"), "PH01" if b" " in authority else "PH12")
 
 
 @pytest.mark.parametrize("path", [
-    b"/%00", b"/a%00b", b"/%zz", b"/%", b"/%4", b"/a%g0", b"/../", b"/..", b"/a/../b", b"/a/..", b"/%2e%2e/", b"/.%2E/a", b"/%2e.",
+    b"/%00", b"/a%00b", b"/%zz", b"/%", b"/%4", b"/a%g0", b"/../", b"/..", b"/a/../b", b"/a/..", b"/%2e%2e/",
+    b"/.%2E/a", b"/%2e.",
     b"/..?a", b"/a/../?b", b"/%2E%2e",
 ])
 def test_case_37_paths_that_readers_take_differently_are_refused(refused: Refused, path: bytes) -> None:
@@ -231,7 +240,8 @@ def test_case_37_paths_that_readers_take_differently_are_refused(refused: Refuse
 
 
 @pytest.mark.parametrize("target", [
-    b"/a..b", b"/...", b"/.", b"/./a", b"/..a", b"/a../b", b"/?/../", b"/?q=100%", b"/?%00", b"/?%zz", b"/%41%2F", b"//", b"/a//b",
+    b"/a..b", b"/...", b"/.", b"/./a", b"/..a", b"/a../b", b"/?/../", b"/?q=100%", b"/?%00", b"/?%zz", b"/%41%2F",
+    b"//", b"/a//b",
     b"/;a=b", b"/%2e%2ea", b"/{}|\\^`\"<>", b"/?a=%u1234",
 ])
 def test_case_37_other_targets_pass_byte_for_byte(accepted: Accepted, target: bytes) -> None:
@@ -250,8 +260,10 @@ def test_case_38_no_host_or_two_are_refused(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("host", [
-    b"", b"a b", b"a,b", b"u@a", b"a/b", b"a:", b"a:0", b"a:65536", b"a:080", b"a:+80", b"a:8a", b"a:80:80", b"a..b", b".a", b".",
-    b"a?b", b"a#b", b"\xc3\xa9", b"%61", b"[::1", b"::1", b"[::1]x", b"[::1]:", b"[::1%eth0]", b"[v1.a]", b"[1.2.3.4]", b"[]",
+    b"", b"a b", b"a,b", b"u@a", b"a/b", b"a:", b"a:0", b"a:65536", b"a:080", b"a:+80", b"a:8a", b"a:80:80", b"a..b",
+    b".a", b".",
+    b"a?b", b"a#b", b"\xc3\xa9", b"%61", b"[::1", b"::1", b"[::1]x", b"[::1]:", b"[::1%eth0]", b"[v1.a]", b"[1.2.3.4]",
+    b"[]",
     b"a" * 64, b"a." * 127 + b"a", b"a*b", b"*", b"a\tb", b"a;b", b"http://a", b"a'b", b"a\\b", b"a:123456",
 ])
 def test_case_39_a_host_that_is_no_host_is_refused(refused: Refused, host: bytes) -> None:
@@ -274,7 +286,8 @@ def test_case_41_obs_fold_is_refused(refused: Refused, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [
-    b"A : b", b": b", b"A", b"A b: c", b"A\x00: b", b"A\xc3\xa9: b", b"A(: b", b"A\t: b", b'"A": b', b"A/: b", b"A@: b", b"A[]: b",
+    b"A : b", b": b", b"A", b"A b: c", b"A\x00: b", b"A\xc3\xa9: b", b"A(: b", b"A\t: b", b'"A": b', b"A/: b", b"A@: b",
+    b"A[]: b",
     b"A{}: b", b"A,: b", b"=", b"A;: b",
 ])
 def test_case_42_malformed_header_lines_are_refused(refused: Refused, line: bytes) -> None:
@@ -301,7 +314,8 @@ def test_case_43_too_many_headers_are_refused_before_the_head_ends(refused: Refu
 
 def test_case_44_headers_named_by_connection_are_dropped(accepted: Accepted) -> None:
     head = accepted(get(b"X-Secret: 1", b"Connection: x-secret, X-Other", b"x-other: 2", b"X-Kept: 3", b"X-SECRET: 4"))
-    assert {n.lower() for n, _, dropped in head["headers"] if dropped} == {b"host", b"x-secret", b"connection", b"x-other"}
+    assert {n.lower() for n, _, dropped in head["headers"] if dropped} == {b"host", b"x-secret", b"connection",
+        b"x-other"}
 
 
 @pytest.mark.parametrize("line", [
@@ -330,7 +344,8 @@ def test_case_44_a_connection_that_names_many_headers_is_refused(refused: Refuse
 
 
 @pytest.mark.parametrize("line", [
-    b"Keep-Alive: timeout=5", b"Proxy-Connection: keep-alive", b"TE: gzip", b"HTTP2-Settings: AAMAAABkAAQ", b"Connection: close",
+    b"Keep-Alive: timeout=5", b"Proxy-Connection: keep-alive", b"TE: gzip", b"HTTP2-Settings: AAMAAABkAAQ",
+    b"Connection: close",
     b"Proxy-Authorization: Basic x", b"Upgrade: websocket", b"Transfer_Encoding: chunked",
 ])
 def test_case_45_hop_by_hop_headers_are_dropped(line: bytes) -> None:
@@ -338,7 +353,8 @@ def test_case_45_hop_by_hop_headers_are_dropped(line: bytes) -> None:
     assert line.split(b":")[0].lower() not in out.lower()
 
 
-@pytest.mark.parametrize("value", [b"h2c", b"H2C", b"h2c, websocket", b"websocket, h2c", b"a b", b"/1", b"a/", b"a/b/c", b"", b","])
+@pytest.mark.parametrize("value", [b"h2c", b"H2C", b"h2c, websocket", b"websocket, h2c", b"a b", b"/1", b"a/", b"a/b/c",
+    b"", b","])
 def test_case_46_upgrade_to_h2c_or_nonsense_is_stripped(accepted: Accepted, value: bytes) -> None:
     data = get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + value, b"HTTP2-Settings: AAMAAABkAAQ")
     assert "upgrade" not in accepted(data)["flags"]
@@ -355,7 +371,8 @@ def test_case_47_other_expectations_are_refused(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x80\x2e\x01\x03\x01", b"\x00\x00\x00\x00", b"\xff\xd8\xff\xe0", b"\x05\x01\x00",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x80\x2e\x01\x03\x01", b"\x00\x00\x00\x00", b"\xff\xd8\xff\xe0",
+    b"\x05\x01\x00",
     b"\n", b"\r\r", b" GET", b"{\"a\":1}", b"\x7fELF",
 ])
 def test_case_48_binary_is_refused_at_its_first_bytes(data: bytes) -> None:
@@ -364,7 +381,8 @@ def test_case_48_binary_is_refused_at_its_first_bytes(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    b"X-Forwarded-Proto", b"X-Forwarded-Ssl", b"X-Forwarded-Host", b"X-Forwarded-Server", b"Fly-Client-IP", b"Fly-Region",
+    b"X-Forwarded-Proto", b"X-Forwarded-Ssl", b"X-Forwarded-Host", b"X-Forwarded-Server", b"Fly-Client-IP",
+    b"Fly-Region",
     b"Fly-Request-Id", b"Fly-Forwarded-Port", b"fly-anything", b"flyproxy-error", b"Forwarded", b"X-Request-Start",
     b"Fly-Traceparent", b"FLY-FORWARDED-PROTO", b"flyproxy-machine", b"fly_client_ip", b"X_Forwarded_Proto",
 ])
@@ -381,17 +399,22 @@ def test_case_49_forwarded_for_is_appended_to_and_port_must_be_a_port() -> None:
         assert b"\r\nX-Forwarded-Port: 80\r\n" in proto.emit_request(get(*lines))
 
 
-def websocket(key: bytes = b"dGhlIHNhbXBsZSBub25jZQ==", version: bytes = b"13", first: bytes = b"GET / HTTP/1.1") -> bytes:
-    return get(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: " + key, b"Sec-WebSocket-Version: " + version,
+def websocket(key: bytes = b"dGhlIHNhbXBsZSBub25jZQ==", version: bytes = b"13",
+    first: bytes = b"GET / HTTP/1.1") -> bytes:
+    return get(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: " + key,
+    b"Sec-WebSocket-Version: " + version,
                first=first)
 
 
 @pytest.mark.parametrize("data", [
-    websocket(key=b""), websocket(key=b"short=="), websocket(key=b"dGhlIHNhbXBsZSBub25jZQ="), websocket(key=b"!" * 22 + b"=="),
-    websocket(key=b"dGhlIHNhbXBsZSBub25jZQAA"), websocket(version=b"8"), websocket(version=b"13, 8"), websocket(version=b""),
+    websocket(key=b""), websocket(key=b"short=="), websocket(key=b"dGhlIHNhbXBsZSBub25jZQ="),
+    websocket(key=b"!" * 22 + b"=="),
+    websocket(key=b"dGhlIHNhbXBsZSBub25jZQAA"), websocket(version=b"8"), websocket(version=b"13, 8"),
+    websocket(version=b""),
     websocket(first=b"POST / HTTP/1.1"), get(b"Connection: Upgrade", b"Upgrade: websocket"),
     get(b"Connection: upgrade", b"Upgrade: WebSocket", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
-    websocket()[:-2] + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", websocket()[:-2] + b"sec-websocket-version: 13\r\n\r\n",
+    websocket()[:-2] + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    websocket()[:-2] + b"sec-websocket-version: 13\r\n\r\n",
 ])
 def test_case_98_a_websocket_handshake_that_is_wrong_is_refused(refused: Refused, data: bytes) -> None:
     refused(data, "PH01")

@@ -13,7 +13,8 @@ from flyproxy._speedups import _testing_proto as proto
 def decode(data: bytes, **options: Any) -> dict[str, Any]:
     """Decodes whole, cut at every byte, in single bytes and in random pieces; all must agree."""
     whole = proto.decode_chunked([data], **options)
-    cuts = [[data[:k], data[k:]] for k in (range(1, len(data)) if len(data) < 400 else (1, 7, len(data) // 2, len(data) - 1))]
+    cuts = [[data[:k], data[k:]] for k in (range(1, len(data)) if len(data) < 400 else (1, 7, len(data) // 2,
+        len(data) - 1))]
     if len(data) < 20000:
         cuts.append([data[i:i + 1] for i in range(len(data))])
     dice = random.Random(len(data))
@@ -50,7 +51,8 @@ def test_a_truncated_body_is_never_complete(cut: int) -> None:
     assert decode((chunk(b"hello") + b"0\r\n\r\n")[:cut])["result"] == "more"
 
 
-@pytest.mark.parametrize("size", [b"0x3", b"+3", b"-3", b"3_0", b"", b" 3", b"\t3", b"g", b"3 ", b"3\t", b"3,", b"\xef\xbc\x93", b"3.0"])
+@pytest.mark.parametrize("size", [b"0x3", b"+3", b"-3", b"3_0", b"", b" 3", b"\t3", b"g", b"3 ", b"3\t", b"3,",
+    b"\xef\xbc\x93", b"3.0"])
 def test_case_16_a_size_that_is_no_hex_number_is_refused(size: bytes) -> None:
     assert decode(size + b"\r\nabc\r\n0\r\n\r\n")["result"] == "PH01"
 
@@ -68,8 +70,10 @@ def test_case_17_the_largest_size_is_taken() -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"3\nabc\r\n0\r\n\r\n", b"3;a\nabc\r\n0\r\n\r\n", b"3\r\nabc\n0\r\n\r\n", b"3\r\nabc\r\n0\n\r\n", b"3\r\nabc\r\n0\r\n\n", b"3\r\nabc\r\n0\n\n",
-    b"3\r\nabc\r\n0\r\nA: b\n\r\n", b"3\r\nabc\r\n0\r\nA: b\r\n\n", b"3\r\nabc\r\n0\r\nA: b\n\n", b"0\r\nA: b\nC: d\r\n\r\n",
+    b"3\nabc\r\n0\r\n\r\n", b"3;a\nabc\r\n0\r\n\r\n", b"3\r\nabc\n0\r\n\r\n", b"3\r\nabc\r\n0\n\r\n",
+    b"3\r\nabc\r\n0\r\n\n", b"3\r\nabc\r\n0\n\n",
+    b"3\r\nabc\r\n0\r\nA: b\n\r\n", b"3\r\nabc\r\n0\r\nA: b\r\n\n", b"3\r\nabc\r\n0\r\nA: b\n\n",
+    b"0\r\nA: b\nC: d\r\n\r\n",
 ])
 def test_case_18_a_bare_lf_is_refused_wherever_it_stands(data: bytes) -> None:
     assert decode(data)["result"] == "PH01"
@@ -80,7 +84,8 @@ def test_case_19_a_bare_cr_in_a_chunk_line_is_refused(line: bytes) -> None:
     assert decode(line + b"\r\nabc\r\n0\r\n\r\n")["result"] == "PH01"
 
 
-@pytest.mark.parametrize("data", [b"3\r\nabcd\r\n0\r\n\r\n", b"3\r\nabc0\r\n\r\n", b"3\r\nabc\r0\r\n\r\n", b"3\r\nab\r\n0\r\n\r\n", b"0\r\n\rX"])
+@pytest.mark.parametrize("data", [b"3\r\nabcd\r\n0\r\n\r\n", b"3\r\nabc0\r\n\r\n", b"3\r\nabc\r0\r\n\r\n",
+    b"3\r\nab\r\n0\r\n\r\n", b"0\r\n\rX"])
 def test_case_20_data_longer_than_its_size_is_refused(data: bytes) -> None:
     assert decode(data)["result"] == "PH01"
 
@@ -101,9 +106,12 @@ def test_case_22_trailers_over_the_limit_are_refused_before_they_end() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    b"Content-Length", b"Transfer-Encoding", b"Host", b"Connection", b"TE", b"Trailer", b"Upgrade", b"Authorization", b"Cookie", b"Set-Cookie",
-    b"Content-Type", b"Content-Encoding", b"Content-Range", b"Fly-Client-IP", b"flyproxy-error", b"X-Forwarded-For", b"X-Forwarded-Host",
-    b"Transfer_Encoding", b"Expect", b"Keep-Alive", b"Forwarded", b"Via", b"fly_region", b"traceparent", b"Cache-Control",
+    b"Content-Length", b"Transfer-Encoding", b"Host", b"Connection", b"TE", b"Trailer", b"Upgrade", b"Authorization",
+    b"Cookie", b"Set-Cookie",
+    b"Content-Type", b"Content-Encoding", b"Content-Range", b"Fly-Client-IP", b"flyproxy-error", b"X-Forwarded-For",
+    b"X-Forwarded-Host",
+    b"Transfer_Encoding", b"Expect", b"Keep-Alive", b"Forwarded", b"Via", b"fly_region", b"traceparent",
+    b"Cache-Control",
 ])
 def test_case_23_forbidden_trailers_are_dropped(name: bytes) -> None:
     got = decode(b"0\r\nX-Sum: 1\r\n" + name + b": 3\r\nX-End:2\r\n\r\n")
@@ -111,14 +119,16 @@ def test_case_23_forbidden_trailers_are_dropped(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [
-    b"A", b"A : b", b": b", b"A: b\x00", b"A: b\x01c", b"A\xff: b", b" A: b", b"A: b\r\n folded", b"A: b\rC: d", b"A: b\x7f", b"GET / HTTP/1.1",
+    b"A", b"A : b", b": b", b"A: b\x00", b"A: b\x01c", b"A\xff: b", b" A: b", b"A: b\r\n folded", b"A: b\rC: d",
+    b"A: b\x7f", b"GET / HTTP/1.1",
 ])
 def test_case_24_malformed_trailers_are_refused(line: bytes) -> None:
     assert decode(b"0\r\n" + line + b"\r\n\r\n")["result"] == "PH01"
 
 
 @pytest.mark.parametrize("extension", [
-    b";a", b";a=b", b';a="b"', b";a;b;c=d", b' ; a = "b c" ;d', b"\t;a", b';a=""', b';a="\\"\\\\"', b';a="\xff;\t"', b";!#$%&'*+-.^_`|~=x",
+    b";a", b";a=b", b';a="b"', b";a;b;c=d", b' ; a = "b c" ;d', b"\t;a", b';a=""', b';a="\\"\\\\"', b';a="\xff;\t"',
+    b";!#$%&'*+-.^_`|~=x",
 ])
 def test_case_25_valid_extensions_pass(extension: bytes) -> None:
     got = decode(b"3" + extension + b"\r\nabc\r\n0" + extension + b"\r\n\r\n")
@@ -126,7 +136,8 @@ def test_case_25_valid_extensions_pass(extension: bytes) -> None:
 
 
 @pytest.mark.parametrize("extension", [
-    b";", b"; ;a", b";a=", b";=b", b';a="b', b';a="b"c', b";a b", b";a=b c", b";a=b ", b";a ", b';a="b" ', b";\x00", b";a=\x7f", b';a="\x01"',
+    b";", b"; ;a", b";a=", b";=b", b';a="b', b';a="b"c', b";a b", b";a=b c", b";a=b ", b";a ", b';a="b" ', b";\x00",
+    b";a=\x7f", b';a="\x01"',
     b" a", b";a==b", b";a=b=c", b'"', b';"a"', b';a="\\\x01"', b";a,b",
 ])
 def test_case_25_malformed_extensions_are_refused(extension: bytes) -> None:

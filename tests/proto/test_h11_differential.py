@@ -23,10 +23,14 @@ METHODS = [b"GET", b"POST", b"HEAD", b"OPTIONS", b"get", b"CONNECT", b"G@T", b""
 TARGETS = [b"/", b"/a?b=c", b"*", b"http://b/x", b"/a b", b"/\xff", b"/#x", b"/%zz", b"/../", b"a:80", b"", b"/?{}|"]
 VERSIONS = [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.1 ", b"http/1.1", b"HTTP/1.2", b"HTTP/11"]
 LINES = [
-    b"Host: b", b"Host: a:80", b"Host: a b", b"Host:", b"Content-Length: 3", b"Content-Length: 3", b"Content-Length: 4", b"Content-Length: 3, 3",
-    b"Content-Length: +3", b"Content-Length: 99999999999999999999", b"Transfer-Encoding: chunked", b"transfer-encoding: CHUNKED",
-    b"Transfer-Encoding: gzip", b"Transfer-Encoding : chunked", b"Transfer-Encoding: chunked, chunked", b"Connection: close", b"Connection: x, y",
-    b"Expect: 100-continue", b"Expect: x", b"Upgrade: h2c", b"A: b", b"A:", b"A:b \t", b" fold", b"A: \xe9", b"A: \x01", b"A: \x00", b"A", b": b",
+    b"Host: b", b"Host: a:80", b"Host: a b", b"Host:", b"Content-Length: 3", b"Content-Length: 3", b"Content-Length: 4",
+    b"Content-Length: 3, 3",
+    b"Content-Length: +3", b"Content-Length: 99999999999999999999", b"Transfer-Encoding: chunked",
+    b"transfer-encoding: CHUNKED",
+    b"Transfer-Encoding: gzip", b"Transfer-Encoding : chunked", b"Transfer-Encoding: chunked, chunked",
+    b"Connection: close", b"Connection: x, y",
+    b"Expect: 100-continue", b"Expect: x", b"Upgrade: h2c", b"A: b", b"A:", b"A:b \t", b" fold", b"A: \xe9", b"A: \x01",
+    b"A: \x00", b"A", b": b",
     b"A b: c", b"Authorization: a", b"Content-Type: t", b"X_Y: z", b"A: " + b"b" * 300,
 ]
 ENDS = [b"\r\n"] * 12 + [b"\n", b"\r", b"\r\r\n", b"\n\r"]
@@ -54,7 +58,8 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def responses(draw: st.DrawFn) -> bytes:
-    status = draw(st.sampled_from([b"200 OK"] * 4 + [b"204 No Content", b"304 x", b"200", b"20 x", b"600 x", b"404 \xff", b"100 Continue"]))
+    status = draw(st.sampled_from([b"200 OK"] * 4 + [b"204 No Content", b"304 x", b"200", b"20 x", b"600 x",
+    b"404 \xff", b"100 Continue"]))
     return draw(lines_joined(draw(st.sampled_from(VERSIONS[:1] * 6 + VERSIONS)) + b" " + status))
 
 
@@ -88,7 +93,8 @@ COMMON_REASONS: dict[str, Reason] = {
     "a bare LF ends a line": lambda data: re.search(rb"(?<!\r)\n", data),
     "obs-fold": lambda data: re.search(rb"\r\n[ \t]", data),
     "a control byte in a value": lambda data: re.search(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]", data),
-    "Content-Length with Transfer-Encoding": lambda data: {b"content-length", b"transfer-encoding"} <= set(lower_names(data)),
+    "Content-Length with Transfer-Encoding": lambda data: {b"content-length",
+    b"transfer-encoding"} <= set(lower_names(data)),
     "equal Content-Lengths": lambda data: lower_names(data).count(b"content-length") > 1 or b"3, 3" in data,
     "a length of 2^63 or more": lambda data: re.search(rb"\d{19}", data),
     "Transfer-Encoding in HTTP/1.0": lambda data: b"HTTP/1.0" in first_line(data) and b"transfer-encoding" in lower_names(data),
@@ -145,8 +151,10 @@ def test_responses_we_take_are_read_alike_by_h11(data: bytes) -> None:
 
 
 CHUNK_PIECES = [
-    b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"a\r\n0123456789\r\n", b"3;x=y\r\nabc\r\n", b"3 \r\nabc\r\n", b"03\r\nabc\r\n", b"3\nabc\r\n",
-    b"0x3\r\nabc\r\n", b"+3\r\nabc\r\n", b"3\r\nabcd\r\n", b"\r\n", b"3;\r\nabc\r\n", b"3\r\nabc\n", b"0\r\nA : b\r\n\r\n", b"0\r\n\n",
+    b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"a\r\n0123456789\r\n", b"3;x=y\r\nabc\r\n", b"3 \r\nabc\r\n",
+    b"03\r\nabc\r\n", b"3\nabc\r\n",
+    b"0x3\r\nabc\r\n", b"+3\r\nabc\r\n", b"3\r\nabcd\r\n", b"\r\n", b"3;\r\nabc\r\n", b"3\r\nabc\n",
+    b"0\r\nA : b\r\n\r\n", b"0\r\n\n",
 ]
 CHUNK_REASONS: dict[str, Reason] = {
     "a bare LF ends a line": COMMON_REASONS["a bare LF ends a line"],
@@ -174,7 +182,8 @@ def h11_chunked(data: bytes) -> tuple[str, bytes]:
         return "refused", body
 
 
-@given(st.lists(st.sampled_from(CHUNK_PIECES[:5] * 3 + CHUNK_PIECES), max_size=6), st.integers(0, 60), st.sampled_from([b"", *BYTES, b";"]))
+@given(st.lists(st.sampled_from(CHUNK_PIECES[:5] * 3 + CHUNK_PIECES), max_size=6), st.integers(0, 60),
+    st.sampled_from([b"", *BYTES, b";"]))
 @FIXED
 def test_chunked_bodies_we_take_are_read_alike_by_h11(pieces: list[bytes], at: int, byte: bytes) -> None:
     data = b"".join(pieces)

@@ -39,7 +39,8 @@ GOOD = [
     (v2(b"", command=0x20, family=0), (2, False, bytes(16), 0, bytes(16), 0)),
     (v2(b"\x01\x02anything", command=0x20, family=0x11), (2, False, bytes(16), 0, bytes(16), 0)),
     (v2(b"", family=0), (2, False, bytes(16), 0, bytes(16), 0)),
-    (v2(TCP4 + b"\xee" + struct.pack("!H", 4096 - 15) + b"x" * (4096 - 15)), (2, True, ip("1.2.3.4"), 1234, ip("5.6.7.8"), 443)),
+    (v2(TCP4 + b"\xee" + struct.pack("!H", 4096 - 15) + b"x" * (4096 - 15)), (2, True, ip("1.2.3.4"), 1234,
+    ip("5.6.7.8"), 443)),
 ]
 
 
@@ -52,21 +53,30 @@ def test_case_96_a_header_is_read_in_any_split(data: bytes, header: tuple[object
 
 
 BAD_V1 = [
-    b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 0443\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 +1 443\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n",
-    b"PROXY TCP4 01.2.3.4 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3.256 5.6.7.8 1 2\r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1234 0443\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 +1 443\r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n",
+    b"PROXY TCP4 01.2.3.4 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n",
+    b"PROXY TCP4 1.2.3.256 5.6.7.8 1 2\r\n",
     b"PROXY TCP4 ::1 ::1 1 2\r\n", b"PROXY TCP6 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
-    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n", b"PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n", b"PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
     b"PROXY TCP4\t1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n", b"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n",
-    b"PROXY tcp4 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY UNKNOWNX\r\n", b"PROXY \r\n", b"PROXY UNKNOWN \n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 \r\n",
-    b"PROXY TCP4 1.2.3.4 5.6.7.8 1\x00 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\r\n", b"PROXY UNKNOWN " + b"x" * 100 + b"\r\n",
-    b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY UNKNOWN a\x00b\r\n", b"PROXY TCP6 ::1%lo ::1 1 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 -1 2\r\n",
+    b"PROXY tcp4 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY UNKNOWNX\r\n", b"PROXY \r\n", b"PROXY UNKNOWN \n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 \r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1\x00 2\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\r\n",
+    b"PROXY UNKNOWN " + b"x" * 100 + b"\r\n",
+    b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n", b"PROXY UNKNOWN a\x00b\r\n", b"PROXY TCP6 ::1%lo ::1 1 2\r\n",
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 -1 2\r\n",
 ]
 BAD_V2 = [
-    v2(TCP4, command=0x11), v2(TCP4, command=0x22), v2(TCP4, command=0x01), v2(TCP4[:-1]), v2(TCP4, family=0x21), v2(TCP4, family=0x12),
-    v2(TCP4, family=0x31), v2(TCP4, family=0x10), v2(TCP4 + b"\x01"), v2(TCP4 + b"\x01\x00"), v2(TCP4 + b"\x01\x00\x05abcd"),
+    v2(TCP4, command=0x11), v2(TCP4, command=0x22), v2(TCP4, command=0x01), v2(TCP4[:-1]), v2(TCP4, family=0x21),
+    v2(TCP4, family=0x12),
+    v2(TCP4, family=0x31), v2(TCP4, family=0x10), v2(TCP4 + b"\x01"), v2(TCP4 + b"\x01\x00"),
+    v2(TCP4 + b"\x01\x00\x05abcd"),
     v2(b"\x01\x00\x05", family=0), v2(b"", length=4097), v2(b"", length=65535),
 ]
-NO_HEADER = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\r\n\r\nGET", b"proxy TCP4", b"PROXZ", b"\x00", b"\r\r", b" PROXY", b"PROXY\tTCP4"]
+NO_HEADER = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"\r\n\r\nGET", b"proxy TCP4", b"PROXZ", b"\x00", b"\r\r",
+    b" PROXY", b"PROXY\tTCP4"]
 
 
 @pytest.mark.parametrize("data", [*BAD_V1, *BAD_V2, *NO_HEADER])
@@ -88,13 +98,15 @@ def test_case_96_a_missing_header_is_refused_at_its_first_wrong_byte() -> None:
         assert first <= 6
 
 
-addresses = st.integers(0, 2**32 - 1).map(lambda n: bytes(10) + b"\xff\xff" + n.to_bytes(4, "big")) | st.binary(min_size=16, max_size=16)
+addresses = st.integers(0, 2**32 - 1).map(lambda n: bytes(10) + b"\xff\xff" + n.to_bytes(4,
+    "big")) | st.binary(min_size=16, max_size=16)
 ports = st.integers(0, 65535)
 
 
 @given(st.sampled_from([1, 2]), addresses, ports, addresses, ports)
 @settings(derandomize=True, max_examples=500)
-def test_what_is_written_is_read_back(version: int, source: bytes, source_port: int, dest: bytes, dest_port: int) -> None:
+def test_what_is_written_is_read_back(version: int, source: bytes, source_port: int, dest: bytes,
+dest_port: int) -> None:
     data = proto.proxy_write(version, source, source_port, dest, dest_port)
     assert proto.proxy_parse(data) == (len(data), (version, True, source, source_port, dest, dest_port))
 

@@ -30,7 +30,8 @@ def value(out: bytes, name: bytes) -> bytes | None:
 def test_the_plainest_request(accepted: Accepted) -> None:
     head = accepted(get())
     assert head == {
-        "method": "GET", "method_text": b"GET", "target": b"/", "minor": 1, "host": b"a.example", "port": 0, "content_length": -1,
+        "method": "GET", "method_text": b"GET", "target": b"/", "minor": 1, "host": b"a.example", "port": 0,
+        "content_length": -1,
         "flags": {"keep_alive", "idempotent"}, "upgrade": None, "own_via": 0, "accept": "text",
         "headers": [(b"Host", b"a.example", True)],
     }
@@ -46,9 +47,11 @@ def test_the_rewritten_head_is_exactly_this() -> None:
 
 
 @pytest.mark.parametrize(("method", "name", "idempotent"), [
-    (b"GET", "GET", True), (b"HEAD", "HEAD", True), (b"POST", "POST", False), (b"PUT", "PUT", True), (b"DELETE", "DELETE", True),
+    (b"GET", "GET", True), (b"HEAD", "HEAD", True), (b"POST", "POST", False), (b"PUT", "PUT", True), (b"DELETE",
+    "DELETE", True),
     (b"OPTIONS", "OPTIONS", True), (b"TRACE", "TRACE", True), (b"PATCH", "PATCH", False), (b"PURGE", "OTHER", False),
-    (b"get", "OTHER", False), (b"M-SEARCH", "OTHER", False), (b"X!#$%&'*+-.^_`|~", "OTHER", False), (b"CONNECTS", "OTHER", False),
+    (b"get", "OTHER", False), (b"M-SEARCH", "OTHER", False), (b"X!#$%&'*+-.^_`|~", "OTHER", False), (b"CONNECTS",
+    "OTHER", False),
 ])
 def test_methods(accepted: Accepted, method: bytes, name: str, idempotent: bool) -> None:
     head = accepted(get(first=method + b" / HTTP/1.1"))
@@ -58,7 +61,8 @@ def test_methods(accepted: Accepted, method: bytes, name: str, idempotent: bool)
 
 @pytest.mark.parametrize(("first", "lines", "kept"), [
     (b"GET / HTTP/1.1", [], True), (b"GET / HTTP/1.1", [b"Connection: close"], False),
-    (b"GET / HTTP/1.1", [b"Connection: keep-alive, Close"], False), (b"GET / HTTP/1.1", [b"Connection: x", b"Connection: close"], False),
+    (b"GET / HTTP/1.1", [b"Connection: keep-alive, Close"], False), (b"GET / HTTP/1.1", [b"Connection: x",
+    b"Connection: close"], False),
     (b"GET / HTTP/1.0", [], False), (b"GET / HTTP/1.0", [b"Connection: Keep-Alive"], True),
     (b"GET / HTTP/1.0", [b"Connection: keep-alive, close"], False), (b"GET / HTTP/1.1", [b"Connection: closed"], True),
 ])
@@ -77,7 +81,8 @@ def test_a_fifth_empty_line_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize(("host", "name", "port"), [
-    (b"EXAMPLE.com", b"example.com", 0), (b"example.com.", b"example.com", 0), (b"a:1", b"a", 1), (b"a.:65535", b"a", 65535),
+    (b"EXAMPLE.com", b"example.com", 0), (b"example.com.", b"example.com", 0), (b"a:1", b"a", 1), (b"a.:65535", b"a",
+    65535),
     (b"[::1]", b"[::1]", 0), (b"[0:0:0::0:1]:8080", b"[::1]", 8080), (b"[2001:DB8::A]", b"[2001:db8::a]", 0),
     (b"127.0.0.1:80", b"127.0.0.1", 80), (b"my_app.internal", b"my_app.internal", 0), (b"a" * 63, b"a" * 63, 0),
     (b"xn--bcher-kva.example", b"xn--bcher-kva.example", 0), (b"a." * 126 + b"a", b"a." * 126 + b"a", 0),
@@ -101,7 +106,8 @@ def test_http_1_0_may_have_no_host(accepted: Accepted) -> None:
 
 
 @pytest.mark.parametrize(("first", "target", "written"), [
-    (b"GET http://b HTTP/1.1", b"/", b"/"), (b"GET HTTPS://b/x HTTP/1.1", b"/x", b"/x"), (b"GET http://b?x=1 HTTP/1.1", b"?x=1", b"/?x=1"),
+    (b"GET http://b HTTP/1.1", b"/", b"/"), (b"GET HTTPS://b/x HTTP/1.1", b"/x", b"/x"), (b"GET http://b?x=1 HTTP/1.1",
+    b"?x=1", b"/?x=1"),
     (b"OPTIONS http://b HTTP/1.1", b"*", b"*"), (b"OPTIONS http://b/ HTTP/1.1", b"/", b"/"),
 ])
 def test_absolute_forms_become_origin_forms(accepted: Accepted, first: bytes, target: bytes, written: bytes) -> None:
@@ -128,7 +134,8 @@ def test_expect_is_passed_on_from_http_1_1_alone(accepted: Accepted) -> None:
 
 
 @pytest.mark.parametrize(("te", "asked"), [
-    (b"trailers", True), (b"gzip, Trailers", True), (b"trailers;q=0.5", True), (b"gzip", False), (b"xtrailers", False), (b"", False),
+    (b"trailers", True), (b"gzip, Trailers", True), (b"trailers;q=0.5", True), (b"gzip", False), (b"xtrailers", False),
+    (b"", False),
 ])
 def test_te_is_reduced_to_trailers(accepted: Accepted, te: bytes, asked: bool) -> None:
     data = get(b"TE: " + te, b"Connection: TE")
@@ -138,8 +145,10 @@ def test_te_is_reduced_to_trailers(accepted: Accepted, te: bytes, asked: bool) -
 
 
 @pytest.mark.parametrize(("lines", "passed"), [
-    ([b"Connection: Upgrade", b"Upgrade: tcp"], b"tcp"), ([b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b"], b"a/1, b"),
-    ([b"Upgrade: tcp"], None), ([b"Connection: Upgrade"], None), ([b"Connection: Upgrade", b"Upgrade: a", b"Upgrade: b"], None),
+    ([b"Connection: Upgrade", b"Upgrade: tcp"], b"tcp"), ([b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b"],
+    b"a/1, b"),
+    ([b"Upgrade: tcp"], None), ([b"Connection: Upgrade"], None), ([b"Connection: Upgrade", b"Upgrade: a",
+    b"Upgrade: b"], None),
     ([b"Connection: Upgrade", b"Upgrade: tcp", b"Content-Length: 3"], None),
     ([b"Connection: Upgrade", b"Upgrade: tcp", b"Transfer-Encoding: chunked"], None),
     ([b"Connection: Upgrade", b"Upgrade: tcp", b"Content-Length: 0"], b"tcp"),
@@ -164,11 +173,14 @@ def test_upgrade_and_trailers_share_one_connection_header() -> None:
     ([], OURS, None), ([b"traceparent: " + PARENT], CONTINUED, None),
     ([b"Traceparent: " + PARENT, b"tracestate: a=1", b"tracestate: b=2"], CONTINUED, b"a=1, b=2"),
     ([b"traceparent: " + PARENT, b"tracestate:", b"tracestate: "], CONTINUED, None),
-    ([b"tracestate: a=1"], OURS, None), ([b"traceparent: " + PARENT, b"traceparent: " + PARENT, b"tracestate: a=1"], OURS, None),
+    ([b"tracestate: a=1"], OURS, None), ([b"traceparent: " + PARENT, b"traceparent: " + PARENT, b"tracestate: a=1"],
+    OURS, None),
     ([b"traceparent: " + PARENT.replace(b"00-", b"ff-", 1), b"tracestate: a=1"], OURS, None),
     ([b"traceparent: " + PARENT.upper()], OURS, None), ([b"traceparent: " + PARENT + b"-x"], OURS, None),
-    ([b"traceparent: 01" + PARENT[2:] + b"-x"], CONTINUED, None), ([b"traceparent: 01" + PARENT[2:] + b"x"], OURS, None),
-    ([b"traceparent: 00-" + b"0" * 32 + PARENT[35:]], OURS, None), ([b"traceparent: " + PARENT[:36] + b"0" * 16 + b"-01"], OURS, None),
+    ([b"traceparent: 01" + PARENT[2:] + b"-x"], CONTINUED, None), ([b"traceparent: 01" + PARENT[2:] + b"x"], OURS,
+    None),
+    ([b"traceparent: 00-" + b"0" * 32 + PARENT[35:]], OURS, None),
+    ([b"traceparent: " + PARENT[:36] + b"0" * 16 + b"-01"], OURS, None),
     ([b"traceparent: " + PARENT[:-1]], OURS, None), ([b"traceparent: " + PARENT[:-1] + b"g"], OURS, None),
 ])
 def test_traces_are_continued_or_begun(lines: list[bytes], ours: bytes, state: bytes | None) -> None:
@@ -195,7 +207,8 @@ def test_every_length_of_name_and_value_is_copied_whole() -> None:
 
 
 def test_a_head_that_does_not_fit_is_not_written() -> None:
-    data = get(b"X-Forwarded-For: " + b"1" * 500, b"A:", b"tracestate: a=1", b"traceparent: " + PARENT, b"Via: x", b"C:d")
+    data = get(b"X-Forwarded-For: " + b"1" * 500, b"A:", b"tracestate: a=1", b"traceparent: " + PARENT, b"Via: x",
+    b"C:d")
     smallest = next(cap for cap in range(8192) if proto.emit_request(data, cap=cap) is not None)
     assert all(proto.emit_request(data, cap=cap) == proto.emit_request(data) for cap in (smallest, smallest + 1, 8192))
 
@@ -211,7 +224,8 @@ def test_the_promised_room_suffices_for_the_longest_of_everything() -> None:
 
 
 def test_lookup_of_headers_and_cookies() -> None:
-    data = get(b"X-Key: one", b"x-key: two", b"Cookie: a=1; session=abc; ab=2", b"Cookie: session=no; z=; q=1=2", b"Fly-Region: x")
+    data = get(b"X-Key: one", b"x-key: two", b"Cookie: a=1; session=abc; ab=2", b"Cookie: session=no; z=; q=1=2",
+    b"Fly-Region: x")
     assert proto.request_header(data, b"x-key") == (True, b"one")
     assert proto.request_header(data, b"x-none") == (False, b"")
     assert proto.request_header(data, b"fly-region") == (True, b"x")

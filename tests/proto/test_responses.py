@@ -26,7 +26,8 @@ def test_the_plainest_answer(vm_accepted: VmAccepted) -> None:
 
 
 def test_the_rewritten_head_is_exactly_this() -> None:
-    data = answer(b"Date: x", b"Server: nginx", b"Content-Length: 05", b"Via: 1.0 cache", b"Connection: close", b"Fly-Request-Id: spoof")
+    data = answer(b"Date: x", b"Server: nginx", b"Content-Length: 05", b"Via: 1.0 cache", b"Connection: close",
+    b"Fly-Request-Id: spoof")
     assert proto.emit_response(data) == (
         b"HTTP/1.1 200 OK\r\nDate: x\r\nVia: 1.0 cache, 1.1 flyproxy\r\nServer: flyproxy\r\nFly-Request-Id: " + REQUEST_ID
         + b"\r\nContent-Length: 5\r\n\r\n")
@@ -37,10 +38,13 @@ def test_the_rewritten_head_is_exactly_this() -> None:
 # -- case 50: what breaks the head or its framing
 @pytest.mark.parametrize("lines", [
     [b"Content-Length: 3", b"Transfer-Encoding: chunked"], [b"Content-Length: 3", b"Content-Length: 4"],
-    [b"Content-Length: 3", b"Content-Length: 3"], [b"Content-Length: 3, 3"], [b"Content-Length: x"], [b"Content-Length:"],
+    [b"Content-Length: 3", b"Content-Length: 3"], [b"Content-Length: 3, 3"], [b"Content-Length: x"],
+    [b"Content-Length:"],
     [b"Content-Length: -1"], [b"Content-Length: 9223372036854775808"], [b"Transfer-Encoding: gzip"],
-    [b"Transfer-Encoding: gzip, chunked"], [b"Transfer-Encoding: chunked, chunked"], [b"Transfer-Encoding: chunked"] * 2,
-    [b"Transfer-Encoding : chunked"], [b"A: b\x00c"], [b"A: b\x01"], [b"A: b\x7f"], [b"A : b"], [b": b"], [b"A"], [b"A: b", b" fold"],
+    [b"Transfer-Encoding: gzip, chunked"], [b"Transfer-Encoding: chunked, chunked"],
+    [b"Transfer-Encoding: chunked"] * 2,
+    [b"Transfer-Encoding : chunked"], [b"A: b\x00c"], [b"A: b\x01"], [b"A: b\x7f"], [b"A : b"], [b": b"], [b"A"],
+    [b"A: b", b" fold"],
     [b"A: b\nC: d"], [b"A: b\rC: d"], [b"A\xc3: b"],
 ])
 def test_case_50_malformed_answers_are_refused(vm_refused: VmRefused, lines: list[bytes]) -> None:
@@ -48,9 +52,12 @@ def test_case_50_malformed_answers_are_refused(vm_refused: VmRefused, lines: lis
 
 
 @pytest.mark.parametrize("status", [
-    b"HTTP/2.0 200 OK", b"HTTP/2 200 OK", b"HTTP/1.2 200 OK", b"HTTP/0.9 200 OK", b"http/1.1 200 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK",
-    b"HTTP/1.1 099 OK", b"HTTP/1.1 600 OK", b"HTTP/1.1 999 OK", b"HTTP/1.1 000 OK", b"HTTP/1.1  200 OK", b"HTTP/1.1\t200 OK",
-    b"HTTP/1.1 2 0 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 200\tOK", b"HTTP/1.1 200 O\x00K", b"HTTP/1.1", b"<html>", b" HTTP/1.1 200 OK",
+    b"HTTP/2.0 200 OK", b"HTTP/2 200 OK", b"HTTP/1.2 200 OK", b"HTTP/0.9 200 OK", b"http/1.1 200 OK", b"HTTP/1.1 20 OK",
+    b"HTTP/1.1 2000 OK",
+    b"HTTP/1.1 099 OK", b"HTTP/1.1 600 OK", b"HTTP/1.1 999 OK", b"HTTP/1.1 000 OK", b"HTTP/1.1  200 OK",
+    b"HTTP/1.1\t200 OK",
+    b"HTTP/1.1 2 0 OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1 200\tOK", b"HTTP/1.1 200 O\x00K", b"HTTP/1.1", b"<html>",
+    b" HTTP/1.1 200 OK",
     b"\r\nHTTP/1.1 200 OK", b"HTTP/1.1 200OK", b"ICY 200 OK", b"HTTP/1.10 200 OK",
 ])
 def test_case_50_malformed_status_lines_are_refused(vm_refused: VmRefused, status: bytes) -> None:
@@ -77,7 +84,8 @@ def test_case_50_http_1_0_answers_are_never_kept_alive(vm_accepted: VmAccepted, 
 
 @pytest.mark.parametrize("status", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 100 Continue", b"HTTP/1.1 103 Early Hints"])
 @pytest.mark.parametrize(("lines", "kept"), [
-    ([], True), ([b"Content-Length: 0"], True), ([b"Content-Length: 5"], False), ([b"Transfer-Encoding: chunked"], False),
+    ([], True), ([b"Content-Length: 0"], True), ([b"Content-Length: 5"], False), ([b"Transfer-Encoding: chunked"],
+    False),
 ])
 def test_case_50_a_body_announced_where_none_may_be_costs_the_connection(
     vm_accepted: VmAccepted, status: bytes, lines: list[bytes], kept: bool,
@@ -130,7 +138,8 @@ def test_framing(
 
 
 def test_switching_needs_a_request_that_asked(vm_accepted: VmAccepted, vm_refused: VmRefused) -> None:
-    data = answer(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Accept: x", status=b"HTTP/1.1 101 Switching Protocols")
+    data = answer(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Accept: x",
+    status=b"HTTP/1.1 101 Switching Protocols")
     assert vm_accepted(data, upgrade=True)["flags"] == {"no_body", "switched"}
     vm_refused(data, upgrade=False)
     vm_refused(data.replace(b"HTTP/1.1", b"HTTP/1.0"), upgrade=True)
@@ -142,7 +151,8 @@ def test_switching_needs_a_request_that_asked(vm_accepted: VmAccepted, vm_refuse
 
 
 def test_upgrade_required_keeps_its_upgrade() -> None:
-    data = answer(b"Upgrade: websocket", b"Connection: upgrade", b"Content-Length: 0", status=b"HTTP/1.1 426 Upgrade Required")
+    data = answer(b"Upgrade: websocket", b"Connection: upgrade", b"Content-Length: 0",
+    status=b"HTTP/1.1 426 Upgrade Required")
     out = proto.emit_response(data, close=True)
     assert b"\r\nUpgrade: websocket\r\n" in out
     assert b"\r\nConnection: Upgrade\r\nConnection: close\r\n" in out
@@ -150,7 +160,8 @@ def test_upgrade_required_keeps_its_upgrade() -> None:
 
 
 @pytest.mark.parametrize("line", [
-    b"Connection: x-secret", b"Keep-Alive: timeout=5", b"Proxy-Connection: close", b"Proxy-Authenticate: Basic", b"TE: trailers",
+    b"Connection: x-secret", b"Keep-Alive: timeout=5", b"Proxy-Connection: close", b"Proxy-Authenticate: Basic",
+    b"TE: trailers",
     b"Upgrade: h2c", b"Transfer_Encoding: chunked", b"Fly-Request-Id: spoof", b"fly_request_id: spoof", b"X-Secret: 1",
     b"HTTP2-Settings: x", b"flyproxy-anything: 1",
 ])
@@ -160,7 +171,8 @@ def test_hop_by_hop_headers_of_vms_are_dropped(line: bytes) -> None:
 
 
 def test_other_headers_of_vms_pass() -> None:
-    lines = [b"Set-Cookie: a=b", b"Set-Cookie: c=d", b"Trailer: X-Sum", b"Fly-Cache: x", b"WWW-Authenticate: Basic", b"X_Y: z"]
+    lines = [b"Set-Cookie: a=b", b"Set-Cookie: c=d", b"Trailer: X-Sum", b"Fly-Cache: x", b"WWW-Authenticate: Basic",
+    b"X_Y: z"]
     assert b"\r\n".join([b"", *lines, b""]) in proto.emit_response(answer(*lines, b"Content-Length: 0"))
 
 
@@ -198,4 +210,5 @@ def test_via_tells_the_version_of_the_vm() -> None:
 def test_a_head_that_does_not_fit_is_not_written() -> None:
     data = answer(b"Via: " + b"x" * 300, b"A:", b"Content-Length: 9")
     smallest = next(cap for cap in range(4096) if proto.emit_response(data, cap=cap) is not None)
-    assert all(proto.emit_response(data, cap=cap) == proto.emit_response(data) for cap in (smallest, smallest + 1, 4096))
+    assert all(proto.emit_response(data, cap=cap) == proto.emit_response(data) for cap in (smallest, smallest + 1,
+        4096))

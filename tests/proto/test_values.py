@@ -55,7 +55,8 @@ def test_addresses_are_written_as_rfc_5952_says_and_read_back(number: int) -> No
     assert proto.parse_address(address.exploded.encode().upper()) == address.packed
 
 
-@given(st.text("0123456789abcdefF:.", max_size=40) | st.from_regex(r"[0-9a-f:]{2,20}(\d{1,3}\.){3}\d{1,3}", fullmatch=True))
+@given(st.text("0123456789abcdefF:.", max_size=40) | st.from_regex(r"[0-9a-f:]{2,20}(\d{1,3}\.){3}\d{1,3}",
+    fullmatch=True))
 @settings(derandomize=True, max_examples=3000)
 def test_what_is_no_address_is_refused_as_python_does(text: str) -> None:
     try:
@@ -68,15 +69,18 @@ def test_what_is_no_address_is_refused_as_python_does(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    b"::", b"::1", b"1::", b"1:2:3:4:5:6:7::", b"::2:3:4:5:6:7:8", b"1::8", b"::ffff:1.2.3.4", b"1:2:3:4:5:6:1.2.3.4", b"64:ff9b::1.2.3.4",
+    b"::", b"::1", b"1::", b"1:2:3:4:5:6:7::", b"::2:3:4:5:6:7:8", b"1::8", b"::ffff:1.2.3.4", b"1:2:3:4:5:6:1.2.3.4",
+    b"64:ff9b::1.2.3.4",
 ])
 def test_edges_of_ipv6_are_read(text: bytes) -> None:
     assert proto.parse_address(text) == ipaddress.IPv6Address(text.decode()).packed
 
 
 @pytest.mark.parametrize("text", [
-    b"", b":", b":::", b"1:::2", b"::1::", b"1:2:3:4:5:6:7", b"1:2:3:4:5:6:7:8:9", b"12345::", b"::g", b"1:", b":1", b"1::2:",
-    b"1:2:3:4:5:6:7:1.2.3.4", b"::1.2.3", b"::1.2.3.4:5", b"1.2.3.4::", b"1.2.3", b"1.2.3.4.5", b"01.2.3.4", b"256.1.1.1", b"1..2.3",
+    b"", b":", b":::", b"1:::2", b"::1::", b"1:2:3:4:5:6:7", b"1:2:3:4:5:6:7:8:9", b"12345::", b"::g", b"1:", b":1",
+    b"1::2:",
+    b"1:2:3:4:5:6:7:1.2.3.4", b"::1.2.3", b"::1.2.3.4:5", b"1.2.3.4::", b"1.2.3", b"1.2.3.4.5", b"01.2.3.4",
+    b"256.1.1.1", b"1..2.3",
     b"1.2.3.4 ", b"+1.2.3.4", b"1.2.3.", b"::%1", b"1:2:3:4:5:6:7:8::", b"::1:2:3:4:5:6:7:8",
 ])
 def test_text_that_is_no_address_is_refused(text: bytes) -> None:
@@ -92,7 +96,8 @@ def test_numbers_as_text(value: int) -> None:
 @pytest.mark.parametrize(("accept", "kind"), [
     (b"", "text"), (b"*/*", "text"), (b"text/plain", "text"), (b"text/html", "html"), (b"Text/HTML;q=0.9, */*", "html"),
     (b"application/json", "json"), (b"application/problem+json", "json"), (b"application/xhtml+xml, text/html", "html"),
-    (b"application/json, text/html", "json"), (b"text/html, application/json", "html"), (b"image/png, application/vnd.api+JSON", "json"),
+    (b"application/json, text/html", "json"), (b"text/html, application/json", "html"),
+    (b"image/png, application/vnd.api+JSON", "json"),
     (b"html", "text"), (b"json", "text"), (b"text/htm", "text"), (b"x" * 600 + b"/json", "text"), (b"text/", "text"),
 ])
 def test_the_shape_of_an_error_follows_accept(accept: bytes, kind: str) -> None:
@@ -100,7 +105,8 @@ def test_the_shape_of_an_error_follows_accept(accept: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("via", "own"), [
-    (b"", 0), (b"1.1 flyproxy", 1), (b"1.1 flyproxy, 2 flyproxy", 2), (b"HTTP/1.1 FLYPROXY (x)", 1), (b"flyproxy", 0), (b"1.1 flyproxy2", 0),
+    (b"", 0), (b"1.1 flyproxy", 1), (b"1.1 flyproxy, 2 flyproxy", 2), (b"HTTP/1.1 FLYPROXY (x)", 1), (b"flyproxy", 0),
+    (b"1.1 flyproxy2", 0),
     (b"1.1 other, 1.0 fly", 0), (b"1.1  flyproxy ,, 1.1 flyproxy", 2), (b", ".join([b"1.1 flyproxy"] * 9), 9),
 ])
 def test_our_own_elements_of_via_are_counted(via: bytes, own: int) -> None:

@@ -153,11 +153,20 @@ def test_a_start_serves_the_last_known_good_files_when_the_store_is_gone(tmp_pat
     run(work())
 
 
-def test_nothing_is_published_when_there_is_neither_store_nor_file(tmp_path: Path) -> None:
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The scopes whose failing was logged."""
+    scopes: list[str] = []
+    monkeypatch.setattr(
+        "flyproxy.log.error", lambda event, message, **fields: scopes.append(fields.get("scope", "")))
+    return scopes
+
+
+def test_nothing_is_published_when_there_is_neither_store_nor_file(tmp_path: Path, failures: list[str]) -> None:
     async def work() -> None:
         (tmp_path / "state.db").write_bytes(b"no database " * 500)
         async with running(tmp_path) as one:
-            await asyncio.sleep(0.3)
+            await one.until(lambda: len(failures) == 2)
             assert one.sent == []
             assert one.table.commits == []
             (tmp_path / "state.db").unlink()
@@ -294,13 +303,13 @@ def test_orphans_wait_for_their_app_across_commits(tmp_path: Path) -> None:
     run(work())
 
 
-def test_a_locked_or_failing_store_leaves_the_table_and_comes_back(tmp_path: Path) -> None:
+def test_a_failing_store_leaves_the_table_and_comes_back(tmp_path: Path, failures: list[str]) -> None:
     async def work() -> None:
         async with running(tmp_path) as one:
             await one.served(await commands.apply_app(one.store, http_app("hello")))
             other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
             other.execute("ALTER TABLE kv RENAME TO hidden")
-            await asyncio.sleep(0.5)
+            await one.until(lambda: sorted(failures) == ["g", "r-ams"])
             assert not one.task.done()
             assert one.table.view["apps"].keys() == {"hello"}
             other.execute("ALTER TABLE hidden RENAME TO kv")

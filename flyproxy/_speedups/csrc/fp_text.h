@@ -115,7 +115,8 @@ FP_INLINE int fp_same_tail(const char *p, const char *literal, uint32_t n)
 /* Case-insensitive equality with a lower-case literal. */
 FP_INLINE int fp_equals(const char *p, uint32_t n, const char *literal)
 {
-    return n == strlen(literal) && fp_lower_word(p, n) == fp_literal(literal) && fp_same_tail(p, literal, strlen(literal));
+    return n == strlen(literal) && fp_lower_word(p, n) == fp_literal(literal) && fp_same_tail(p, literal,
+                                                                                              strlen(literal));
 }
 
 FP_INLINE int fp_starts(const char *p, uint32_t n, const char *literal)

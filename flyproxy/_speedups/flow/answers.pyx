@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from flyproxy._speedups.errors cimport ERR_PL04, ERR_PL05
 from flyproxy._speedups.flow.accesslog cimport log_refused
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.downstream cimport down_last
@@ -61,6 +62,8 @@ cdef void answer_exchange(Worker *w, Exchange *x, int error) noexcept nogil:
         exchange_finish(w, x)
         conn_close(w, c)
         return
+    if error == ERR_PL04 or error == ERR_PL05:
+        x.flags |= XF_CLOSE             # what is short is not held by the connection that was refused
     fill_exchange(w, x, &emit)
     send_answer(w, x, answer_error(error, &emit, w.render), error_status(error))
 

@@ -199,6 +199,8 @@ cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
         conn_close(w, u)
     elif u.state == US_CONNECTING:
         attempt_failed(w, x, F_CONNECT_TIMEOUT)
+    elif x.phase < PH_ANSWER and not x.request.done and buf_len(&u.out) == 0 and x.request_pipe == NULL:
+        timer_set(&w.reactor, source, w.reactor.now_ms + w.config.response_head_ms)  # the client's own deadline runs
     elif x.phase < PH_ANSWER:
         attempt_failed(w, x, F_HEAD_TIMEOUT)
     elif buf_len(&x.down.out) or x.response_pipe != NULL:

@@ -1,4 +1,5 @@
-# Answers that the proxy itself makes: text, HTML page or problem+json, from the table flyproxy/errors.py; and the 301 of force_https.
+# Answers that the proxy itself makes: text, HTML page or problem+json, from the table flyproxy/errors.py; and the 301
+# of force_https.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.proto.head cimport Slice
 
@@ -19,8 +20,10 @@ cdef struct AnswerEmit:
 
 # Whole answer; out has room for ANSWER_MAX bytes. An error without a status is answered as PP01. Bytes written.
 cdef uint32_t answer_error(int error, const AnswerEmit *emit, char *out) noexcept nogil
-# 301 to https://HOST TARGET (target as in RequestHead); bytes, or 0 if cap is too small. https_port 443 is left out of the URL.
-cdef uint32_t answer_redirect(Slice host, Slice target, uint16_t https_port, const AnswerEmit *emit, char *out, uint32_t cap) noexcept nogil
+# 301 to https://HOST TARGET (target as in RequestHead); bytes, or 0 if cap is too small. https_port 443 is left out of
+# the URL.
+cdef uint32_t answer_redirect(Slice host, Slice target, uint16_t https_port, const AnswerEmit *emit, char *out,
+                              uint32_t cap) noexcept nogil
 # HTTP status (0: the connection is only closed) and code ("PH01") of an ErrorCode; an unknown one is 500 and "PP01".
 cdef int error_status(int error) noexcept nogil
 cdef const char *error_code(int error) noexcept nogil

@@ -1,5 +1,5 @@
-# Answers that the proxy itself makes. Knows the table of errors and the three shapes that an answer can have; does not know
-# why it was made. Everything is bounded: the table's texts by a test, the caller's by ANSWER_TEXT_MAX.
+# Answers that the proxy itself makes. Knows the table of errors and the three shapes that an answer can have; does not
+# know why it was made. Everything is bounded: the table's texts by a test, the caller's by ANSWER_TEXT_MAX.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.errors cimport ERR_COUNT, ERR_PH10, ERR_PP01
 from flyproxy._speedups.proto.head cimport AK_HTML, AK_JSON, Slice
@@ -92,7 +92,8 @@ cdef char *put_html_body(char *p, const fp_error_row *row, const AnswerEmit *emi
     return put_z(put_token(p, emit.request_id), b"</small></p>\n</html>\n")
 
 
-# IMF-fixdate of RFC 9110 5.6.7. Days become a civil date by counting years from March, so that the leap day is the last.
+# IMF-fixdate of RFC 9110 5.6.7. Days become a civil date by counting years from March, so that the leap day is the
+# last.
 cdef char *put_date(char *p, uint64_t now) noexcept nogil:
     cdef uint32_t seconds = <uint32_t>(now % DAY)
     cdef uint32_t days = <uint32_t>(now / DAY)
@@ -150,7 +151,8 @@ cdef uint32_t answer_error(int error, const AnswerEmit *emit, char *out) noexcep
     return <uint32_t>(p - out)
 
 
-cdef uint32_t answer_redirect(Slice host, Slice target, uint16_t https_port, const AnswerEmit *emit, char *out, uint32_t cap) noexcept nogil:
+cdef uint32_t answer_redirect(Slice host, Slice target, uint16_t https_port, const AnswerEmit *emit, char *out,
+                              uint32_t cap) noexcept nogil:
     cdef char *p
     if <uint64_t>host.n + target.n + REDIRECT_FIXED > cap:
         return 0

@@ -124,7 +124,8 @@ cdef bint section_ended(const char *p, uint32_t n) noexcept nogil:
 
 
 # Takes trailer bytes up to the end of the section; CH_END once it is whole.
-cdef int64_t take_trailer(Chunked *c, const HeadLimits *limits, const char *p, uint32_t n, uint32_t *taken) noexcept nogil:
+cdef int64_t take_trailer(Chunked *c, const HeadLimits *limits, const char *p, uint32_t n,
+                          uint32_t *taken) noexcept nogil:
     cdef phr_header raw[HEADERS_CAP]
     cdef uint32_t most = limits.trailers if limits.trailers < c.trailer_cap else c.trailer_cap
     cdef const char *end
@@ -146,7 +147,8 @@ cdef int64_t take_trailer(Chunked *c, const HeadLimits *limits, const char *p, u
     return CH_MORE
 
 
-cdef int chunked_step(Chunked *c, const HeadLimits *limits, const char *buf, uint32_t n, uint32_t *used, Slice *data) noexcept nogil:
+cdef int chunked_step(Chunked *c, const HeadLimits *limits, const char *buf, uint32_t n, uint32_t *used,
+                      Slice *data) noexcept nogil:
     cdef uint32_t at = 0
     cdef int64_t result
     used[0] = 0

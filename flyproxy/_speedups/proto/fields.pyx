@@ -27,8 +27,8 @@ cdef int64_t field_content_length(const char *p, uint32_t n) noexcept nogil:
     return <int64_t>value
 
 
-# RFC 9112 6.1. Parameters, quotes and stray bytes are malformed; "chunked" other than once and alone is how requests are
-# smuggled; everything else is a coding that we do not know.
+# RFC 9112 6.1. Parameters, quotes and stray bytes are malformed; "chunked" other than once and alone is how requests
+# are smuggled; everything else is a coding that we do not know.
 cdef int field_transfer_coding(const char *p, uint32_t n) noexcept nogil:
     cdef const char *at = p
     cdef Slice coding
@@ -120,8 +120,8 @@ cdef int field_websocket_key(const char *p, uint32_t n) noexcept nogil:
     return n == 24 and p[22] == c'=' and p[23] == c'=' and all_class(p, 22, FP_BASE64)
 
 
-# RFC 9110 7.6.3: received-protocol RWS received-by [RWS comment]. A comma inside a comment splits it; the pieces can only
-# be counted if they look like an element of ours, and too many of those is what the count is for.
+# RFC 9110 7.6.3: received-protocol RWS received-by [RWS comment]. A comma inside a comment splits it; the pieces can
+# only be counted if they look like an element of ours, and too many of those is what the count is for.
 cdef uint32_t field_own_via(const char *p, uint32_t n, Slice pseudonym) noexcept nogil:
     cdef const char *at = p
     cdef const char *word

@@ -16,7 +16,8 @@ from flyproxy._speedups.proto.http1_request cimport http1_parse_request
 #   the offset to continue from (counting may be resumed with more bytes).
 from flyproxy._speedups.proto.http1_request cimport http1_count_pipelined
 # uint32_t http1_emit_request(head, emit, out, cap)
-#   Head written anew for a VM: hop-by-hop and forbidden headers dropped, ours added, framing from `head`. Bytes, or 0 if
+#   Head written anew for a VM: hop-by-hop and forbidden headers dropped, ours added, framing from `head`. Bytes, or 0
+# if
 #   `cap` is too small; 2 * head bytes + 8 * nheaders + 2048 always suffice.
 from flyproxy._speedups.proto.http1_emit cimport http1_emit_request
 # Slice http1_header(head, name, name_n) / http1_cookie(head, name, name_n)

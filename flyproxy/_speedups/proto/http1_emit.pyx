@@ -1,5 +1,5 @@
-# Heads written anew, one pass each: what was kept, in its order, then what is ours. A raw run of the input is never copied
-# through. The room needed is bounded once, before the first byte, so nothing below looks at the end of `out`.
+# Heads written anew, one pass each: what was kept, in its order, then what is ours. A raw run of the input is never
+# copied through. The room needed is bounded once, before the first byte, so nothing below looks at the end of `out`.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr
 from flyproxy._speedups.proto.fields cimport field_port, field_traceparent
@@ -31,7 +31,8 @@ cdef uint64_t room_for_headers(const Header *headers, uint32_t n) noexcept nogil
 
 
 cdef uint64_t room_for_request(const RequestHead *head, const RequestEmit *emit) noexcept nogil:
-    return (room_for_headers(head.headers, head.nheaders) + FIXED_REQUEST + HOST_CAP + head.method_text.n + head.target.n
+    return (room_for_headers(head.headers,
+                             head.nheaders) + FIXED_REQUEST + HOST_CAP + head.method_text.n + head.target.n
             + head.upgrade.n * <uint64_t>(head.flags & RQ_UPGRADE != 0) + 2 * emit.client_ip.n + 2 * emit.local_ip.n
             + emit.region.n + emit.request_id.n + emit.via.n)
 
@@ -109,8 +110,8 @@ cdef char *put_state(char *line, char *after_name, const RequestHead *head) noex
     return line if p == after_name else p - 2
 
 
-# W3C Trace Context: a valid parent keeps its trace id and flags, else a trace begins, not sampled. tracestate goes on only
-# with the parent that it belongs to.
+# W3C Trace Context: a valid parent keeps its trace id and flags, else a trace begins, not sampled. tracestate goes on
+# only with the parent that it belongs to.
 cdef char *put_trace(char *p, const RequestHead *head, const RequestEmit *emit) noexcept nogil:
     cdef const Header *parent = only(head, H_TRACEPARENT)
     cdef const char *ours
@@ -152,7 +153,8 @@ cdef char *put_request_framing(char *p, const RequestHead *head) noexcept nogil:
     return put_z(p, b"\r\n")
 
 
-cdef uint32_t http1_emit_request(const RequestHead *head, const RequestEmit *emit, char *out, uint32_t cap) noexcept nogil:
+cdef uint32_t http1_emit_request(const RequestHead *head, const RequestEmit *emit, char *out,
+                                 uint32_t cap) noexcept nogil:
     cdef char *p
     cdef uint32_t i
     if room_for_request(head, emit) > cap:
@@ -195,7 +197,8 @@ cdef char *put_ours(char *p, const ResponseHead *head, const ResponseEmit *emit)
     return put_z(put_slice(put_z(p, b"\r\nFly-Request-Id: "), emit.request_id), b"\r\n")
 
 
-cdef uint32_t http1_emit_response(const ResponseHead *head, const ResponseEmit *emit, char *out, uint32_t cap) noexcept nogil:
+cdef uint32_t http1_emit_response(const ResponseHead *head, const ResponseEmit *emit, char *out,
+                                  uint32_t cap) noexcept nogil:
     cdef const Header *h
     cdef bint chunked = emit.chunked and emit.client_minor and not head.flags & RS_NO_BODY
     cdef uint32_t i

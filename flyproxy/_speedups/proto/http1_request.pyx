@@ -1,6 +1,6 @@
-# HTTP/1 request heads. Knows the grammar of a head, what each header means for framing and routing, and what may be passed
-# on; does not know bodies, tables, clocks or sockets. picohttpparser splits the lines; one strict pass over the slices
-# follows. The answer to each kind of bad input is in docs/bad-input.md.
+# HTTP/1 request heads. Knows the grammar of a head, what each header means for framing and routing, and what may be
+# passed on; does not know bodies, tables, clocks or sockets. picohttpparser splits the lines; one strict pass over the
+# slices follows. The answer to each kind of bad input is in docs/bad-input.md.
 #
 #   empty lines -> split -> request line -> each header once -> what only the whole head tells (framing, host, upgrade)
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -58,8 +58,8 @@ cdef int64_t skip_empty_lines(const char *buf, uint32_t n) noexcept nogil:
     return -1
 
 
-# The verdict on a head that has no end yet: 0, or what is already wrong with it. picohttpparser wants nine bytes before it
-# looks at a version, which a short request may never have.
+# The verdict on a head that has no end yet: 0, or what is already wrong with it. picohttpparser wants nine bytes before
+# it looks at a version, which a short request may never have.
 cdef int64_t check_partial(const char *buf, uint32_t n, uint32_t skipped, const HeadLimits *limits) noexcept nogil:
     cdef const char *end = buf + n
     cdef const char *target = find_space(buf + skipped, end, METHOD_MAX)
@@ -120,7 +120,8 @@ cdef uint8_t find_method(const char *p, uint32_t n) noexcept nogil:
 
 
 # RFC 9112 3: exactly one space on each side of the target, none before the method.
-cdef int64_t check_request_line(Pass *x, const char *line, Slice target, int minor, const HeadLimits *limits) noexcept nogil:
+cdef int64_t check_request_line(Pass *x, const char *line, Slice target, int minor,
+                                const HeadLimits *limits) noexcept nogil:
     cdef RequestHead *out = x.out
     if out.method_text.n > METHOD_MAX or out.method_text.p != line or target.p != line + out.method_text.n + 1:
         return -ERR_PH01
@@ -295,7 +296,8 @@ cdef int64_t http1_parse_request(const char *buf, uint32_t n, uint32_t scanned, 
         return 0
     if lines_nothing_new(buf, n, scanned):
         return check_partial(buf, n, <uint32_t>skipped, limits)
-    used = pico_request(buf + skipped, <size_t>(n - skipped), &out.method_text.p, &method_n, &target.p, &target_n, &minor,
+    used = pico_request(buf + skipped, <size_t>(n - skipped), &out.method_text.p, &method_n, &target.p, &target_n,
+                        &minor,
                         raw, &count)
     if used == -2:
         return check_partial(buf, n, <uint32_t>skipped, limits)

@@ -2,5 +2,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from flyproxy._speedups.proto.head cimport HeadLimits, ResponseHead
 
-cdef int64_t http1_parse_response(const char *buf, uint32_t n, uint32_t scanned, const HeadLimits *limits, uint8_t method,
+cdef int64_t http1_parse_response(const char *buf, uint32_t n, uint32_t scanned, const HeadLimits *limits,
+                                  uint8_t method,
                                   uint8_t upgrade, ResponseHead *out) noexcept nogil

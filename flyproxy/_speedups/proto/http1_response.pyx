@@ -1,5 +1,5 @@
-# HTTP/1 response heads, as VMs send them. The mirror of http1_request: the same strictness, because one byte taken two ways
-# poisons a pooled connection for the next request. Everything malformed is PU06, everything too large PU07.
+# HTTP/1 response heads, as VMs send them. The mirror of http1_request: the same strictness, because one byte taken two
+# ways poisons a pooled connection for the next request. Everything malformed is PU06, everything too large PU07.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from flyproxy._speedups.errors cimport ERR_PU06, ERR_PU07
@@ -96,8 +96,8 @@ cdef void keep_upgrade(ResponseHead *out) noexcept nogil:
             out.headers[i].drop = 0
 
 
-# RFC 9112 6.3, in its order. A 1xx, 204 or 304 with a body of its own cannot be told from one without: what was declared
-# is not passed on, and the connection is not used again (but 304 may say how long the 200 would have been).
+# RFC 9112 6.3, in its order. A 1xx, 204 or 304 with a body of its own cannot be told from one without: what was
+# declared is not passed on, and the connection is not used again (but 304 may say how long the 200 would have been).
 cdef int64_t settle_framing(ResponseHead *out, uint32_t options, uint8_t method, uint8_t upgrade) noexcept nogil:
     cdef bint reusable = out.minor == 1 and not options & CO_CLOSE
     if out.flags & RS_CHUNKED and out.content_length >= 0:
@@ -125,7 +125,8 @@ cdef int64_t settle_framing(ResponseHead *out, uint32_t options, uint8_t method,
     return 0
 
 
-cdef int64_t http1_parse_response(const char *buf, uint32_t n, uint32_t scanned, const HeadLimits *limits, uint8_t method,
+cdef int64_t http1_parse_response(const char *buf, uint32_t n, uint32_t scanned, const HeadLimits *limits,
+                                  uint8_t method,
                                   uint8_t upgrade, ResponseHead *out) noexcept nogil:
     cdef phr_header raw[HEADERS_CAP]
     cdef size_t reason_n, most = limits.headers if limits.headers < HEADERS_CAP else HEADERS_CAP

@@ -1,5 +1,5 @@
-# picohttpparser behind one name: > 0 bytes used; -1 malformed; -2 more needed. It is laxer than we are (bare LF, obs-fold,
-# runs of spaces): callers check what it lets through.
+# picohttpparser behind one name: > 0 bytes used; -1 malformed; -2 more needed. It is laxer than we are (bare LF,
+# obs-fold, runs of spaces): callers check what it lets through.
 
 cdef extern from "picohttpparser.h" nogil:
     struct phr_header:
@@ -8,7 +8,8 @@ cdef extern from "picohttpparser.h" nogil:
         const char *value
         size_t value_len
 
-cdef int pico_request(const char *buf, size_t n, const char **method, size_t *method_n, const char **target, size_t *target_n,
+cdef int pico_request(const char *buf, size_t n, const char **method, size_t *method_n, const char **target,
+                      size_t *target_n,
                       int *minor, phr_header *headers, size_t *count) noexcept nogil
 cdef int pico_response(const char *buf, size_t n, int *minor, int *status, const char **reason, size_t *reason_n,
                        phr_header *headers, size_t *count) noexcept nogil

@@ -4,9 +4,11 @@ import os
 
 cdef extern from "fp_pico.h" nogil:
     int fp_cpu_has_sse42() noexcept
-    int fp_pico_request_sse42(const char *, size_t, const char **, size_t *, const char **, size_t *, int *, phr_header *,
+    int fp_pico_request_sse42(const char *, size_t, const char **, size_t *, const char **, size_t *, int *,
+                              phr_header *,
                               size_t *, size_t) noexcept
-    int fp_pico_request_plain(const char *, size_t, const char **, size_t *, const char **, size_t *, int *, phr_header *,
+    int fp_pico_request_plain(const char *, size_t, const char **, size_t *, const char **, size_t *, int *,
+                              phr_header *,
                               size_t *, size_t) noexcept
     int fp_pico_response_sse42(const char *, size_t, int *, int *, const char **, size_t *, phr_header *, size_t *,
                                size_t) noexcept
@@ -18,7 +20,8 @@ cdef extern from "fp_pico.h" nogil:
 cdef int simd = fp_cpu_has_sse42() and os.environ.get("FLYPROXY_SIMD") != "0"
 
 
-cdef int pico_request(const char *buf, size_t n, const char **method, size_t *method_n, const char **target, size_t *target_n,
+cdef int pico_request(const char *buf, size_t n, const char **method, size_t *method_n, const char **target,
+                      size_t *target_n,
                       int *minor, phr_header *headers, size_t *count) noexcept nogil:
     if simd:
         return fp_pico_request_sse42(buf, n, method, method_n, target, target_n, minor, headers, count, 0)

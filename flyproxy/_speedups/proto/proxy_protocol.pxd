@@ -15,7 +15,8 @@ cdef struct ProxyHeader:
 
 cdef int64_t proxy_parse(const uint8_t *buf, uint32_t n, ProxyHeader *out) noexcept nogil
 # out has room for 107 bytes (v1) or 52 (v2). Bytes written.
-cdef uint32_t proxy_write(uint8_t version, const uint8_t *source, uint16_t source_port, const uint8_t *dest, uint16_t dest_port,
+cdef uint32_t proxy_write(uint8_t version, const uint8_t *source, uint16_t source_port, const uint8_t *dest,
+                          uint16_t dest_port,
                           uint8_t *out) noexcept nogil
 # Text of a 16-byte address (v4-mapped as dotted quad), without NUL; out has room for 46. Bytes written.
 from flyproxy._speedups.proto.address cimport put_address

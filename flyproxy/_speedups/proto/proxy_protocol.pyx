@@ -1,6 +1,6 @@
-# PROXY protocol, versions 1 and 2 (haproxy.org/download/2.6/doc/proxy-protocol.txt). Knows the bytes of one header; does not
-# know which peers may send it. Strict: what is not exactly a header is refused at the first byte that shows it, because the
-# alternative is to take it for the client's data.
+# PROXY protocol, versions 1 and 2 (haproxy.org/download/2.6/doc/proxy-protocol.txt). Knows the bytes of one header;
+# does not know which peers may send it. Strict: what is not exactly a header is refused at the first byte that shows
+# it, because the alternative is to take it for the client's data.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from flyproxy._speedups.errors cimport ERR_PH16
@@ -172,7 +172,8 @@ cdef uint32_t write_v1(const uint8_t *source, uint16_t source_port, const uint8_
     return <uint32_t>(put_z(p, b"\r\n") - out)
 
 
-cdef uint32_t proxy_write(uint8_t version, const uint8_t *source, uint16_t source_port, const uint8_t *dest, uint16_t dest_port,
+cdef uint32_t proxy_write(uint8_t version, const uint8_t *source, uint16_t source_port, const uint8_t *dest,
+                          uint16_t dest_port,
                           uint8_t *out) noexcept nogil:
     cdef bint v4 = is_v4(source) and is_v4(dest)
     cdef uint32_t size = 4 if v4 else 16

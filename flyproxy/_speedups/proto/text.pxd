@@ -14,7 +14,8 @@ cdef extern from "fp_text.h" nogil:
     bint is_class "fp_is"(char c, uint8_t classes) noexcept
     bint all_class "fp_all"(const char *p, uint32_t n, uint8_t classes) noexcept
     int hex_value "fp_hex_value"(char c) noexcept
-    bint equals "fp_equals"(const char *p, uint32_t n, const char *literal) noexcept    # literal: lower case, case ignored in p
+    bint equals "fp_equals"(const char *p, uint32_t n,
+                            const char *literal) noexcept    # literal: lower case, case ignored in p
     bint starts "fp_starts"(const char *p, uint32_t n, const char *literal) noexcept
     bint same "fp_same"(const char *a, const char *b, uint32_t n) noexcept
     char *put "fp_put"(char *out, const char *p, uint32_t n) noexcept

@@ -50,7 +50,7 @@ class Monitor:
         self._seen: int | None = None
         self._read_after = 0.0
 
-    def healths(self) -> dict[Health, int]:
+    def healths(self) -> dict[str, int]:
         """How many machines with checks there are of each health."""
         return Counter(map(self.judge.health, self.judge.machines))
 

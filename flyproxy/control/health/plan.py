@@ -2,8 +2,8 @@
 
 A check that is new or changed is first due right after its grace period, so that its machine is soon known; the wait
 after that first probe is cut by a steady fraction of the interval (its jitter), so that a thousand machines added
-together are spread over the interval from then on. A check that did not change keeps its place. One probe of a check is out at a
-time: it becomes due again one interval after it was *started*, or as soon as it has ended where that is later.
+together are spread over the interval from then on. A check that did not change keeps its place. One probe of a check is
+out at a time: it becomes due again one interval after it was *started*, or as soon as it has ended where that is later.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("flyproxy_engine_turn_seconds", "histogram", (), "work in one turn of an engine's loop, sleep not counted"),
     Family("flyproxy_table_generation", "gauge", (), "generation of the table; 0: none published yet"),
     Family("flyproxy_table_age_seconds", "gauge", (), "since the table was last changed"),
-    Family("flyproxy_quarantined_records", "gauge", (), "records of the store that are not served because they are bad"),
+    Family("flyproxy_quarantined_records", "gauge", (), "records of the store that are not served, being bad"),
     Family("flyproxy_access_log_lines_total", "counter", ("result",),
            "access-log lines by what became of them in the sink: written or lost"),
     Family("flyproxy_health_probes_total", "counter", ("result",), "probes of health checks: passed or failed"),

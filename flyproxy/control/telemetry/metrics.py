@@ -39,7 +39,8 @@ class Page:
         """The whole page in the Prometheus text format."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(self, facts))
-        return generate_latest(registry) + self.counters.exposition(region, host)
+        per_app: bytes = self.counters.exposition(region, host)
+        return generate_latest(registry) + per_app
 
     def families(self, facts: Facts) -> Iterator[Metric]:
         """The families that are not written by compiled code."""
