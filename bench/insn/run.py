@@ -62,9 +62,9 @@ def count(work: Work, times: int) -> int:
     """Instructions spent in the functions of `work` over `times` turns."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "callgrind.out")
-        code = f"from flyproxy._speedups._testing_proto import loop; loop({work.loop!r}, {work.data.encode()!r}, {times})"
-        env = os.environ | {"FLYPROXY_SIMD": "0", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1"}
+        call = f"loop({work.loop!r}, {work.data.encode()!r}, {times})"
+        code = f"from flyproxy._speedups._testing_proto import loop; {call}"
+        env = os.environ | {"FLYPROXY_SIMD": "0", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
         toggles = [f"--toggle-collect=__pyx_f_*_{function}" for function in work.functions]
         run = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *toggles, sys.executable, "-S", "-c", code],

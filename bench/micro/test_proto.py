@@ -22,8 +22,9 @@ BROWSER = (
     b"Upgrade-Insecure-Requests: 1\r\nCache-Control: max-age=0\r\nIf-None-Match: \"abc\"\r\n\r\n"
 )
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: gunicorn\r\nContent-Type: text/html; charset=utf-8\r\n"
-    b"Content-Length: 5120\r\nVary: Accept-Encoding\r\nCache-Control: private\r\nSet-Cookie: a=b; Path=/; HttpOnly\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: gunicorn\r\nVary: Accept-Encoding\r\n"
+    b"Content-Type: text/html; charset=utf-8\r\nContent-Length: 5120\r\nCache-Control: private\r\n"
+    b"Set-Cookie: a=b; Path=/; HttpOnly\r\n\r\n"
 )
 CHUNKS = b"".join(b"400\r\n" + b"x" * 1024 + b"\r\n" for _ in range(16)) + b"0\r\n\r\n"
 

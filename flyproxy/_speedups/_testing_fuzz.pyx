@@ -3,15 +3,16 @@
 The first byte of an input says where it is cut; the rest is what the peer sends. For tests only.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from flyproxy._speedups.errors cimport ERR_COUNT
 from flyproxy._speedups.proto.chunked cimport (
-    CH_DATA, CH_END, CH_MORE, Chunked, chunked_emit_trailers, chunked_step, chunked_wants_trailer,
+    CH_END, CH_MORE, Chunked, chunked_emit_trailers, chunked_step, chunked_wants_trailer,
 )
 from flyproxy._speedups.proto.http1 cimport (
-    RQ_CHUNKED, RS_CHUNKED, HeadLimits, RequestEmit, RequestHead, ResponseEmit, ResponseHead, Slice, http1_count_pipelined,
+    RQ_CHUNKED, RS_CHUNKED, HeadLimits, RequestEmit, RequestHead, ResponseEmit, ResponseHead, Slice,
+    http1_count_pipelined,
     http1_emit_request, http1_emit_response, http1_parse_request, http1_parse_response,
 )
 from flyproxy._speedups.proto.proxy_protocol cimport ProxyHeader, proxy_parse, proxy_write
@@ -218,8 +219,8 @@ cdef int fuzz_proxy(const uint8_t *data, uint32_t n) noexcept nogil:
 
 
 def run(str target, bytes data):
-    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy". The input stands in a
-    heap block of its exact size."""
+    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy". The input
+    stands in a heap block of its exact size."""
     cdef uint8_t *p = <uint8_t *>malloc(len(data) or 1)
     cdef uint32_t n = <uint32_t>len(data)
     memcpy(p, <const char *>data, n)

@@ -1,24 +1,17 @@
 """The test door of proto/: every codec on bytes, each input and output ending at an unmapped page. For tests only."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 METHODS: tuple[str, ...]
 REQUEST_FLAGS: tuple[str, ...]
 RESPONSE_FLAGS: tuple[str, ...]
 
-class Decoded(TypedDict):
-    result: str
-    body: bytes
-    used: int
-    trailer: bytes
-    emitted: bytes | None
-    wants_trailer: bool
-
 def code(result: int) -> str | None: ...
 def simd() -> bool: ...
-def parse_request(data: bytes, *, scanned: int = 0, via: bytes = b"flyproxy", **limits: int) -> tuple[int, dict[str,
-                                                                                                                Any] | None]: ...
+def parse_request(
+    data: bytes, *, scanned: int = 0, via: bytes = b"flyproxy", **limits: int,
+) -> tuple[int, dict[str, Any] | None]: ...
 def emit_request(
     data: bytes, *, cap: int | None = None, client_ip: bytes = b"198.51.100.7", local_ip: bytes = b"203.0.113.1",
     region: bytes = b"ams", request_id: bytes = ..., via: bytes = b"flyproxy", random: bytes = ..., start_us: int = ...,
@@ -32,10 +25,11 @@ def parse_response(
 ) -> tuple[int, dict[str, Any] | None]: ...
 def emit_response(
     data: bytes, *, method: str = "GET", upgrade: bool = False, cap: int | None = None, request_id: bytes = ...,
-    server: bytes = b"flyproxy", via: bytes = b"flyproxy", pristine: bool = False, client_minor: int = 1, close: bool = False,
+    server: bytes = b"flyproxy", via: bytes = b"flyproxy", pristine: bool = False, client_minor: int = 1,
+    close: bool = False,
     chunked: bool = False,
 ) -> bytes | None: ...
-def decode_chunked(pieces: Iterable[bytes], *, give_trailer: bool = True, **limits: int) -> Decoded: ...
+def decode_chunked(pieces: Iterable[bytes], *, give_trailer: bool = True, **limits: int) -> dict[str, Any]: ...
 def proxy_parse(data: bytes) -> tuple[int, tuple[int, bool, bytes, int, bytes, int] | None]: ...
 def proxy_write(version: int, source: bytes, source_port: int, dest: bytes, dest_port: int) -> bytes: ...
 def address_text(address: bytes) -> bytes: ...
@@ -48,11 +42,13 @@ def own_via(value: bytes, via: bytes = b"flyproxy") -> int: ...
 def numbers(value: int) -> tuple[bytes, bytes]: ...
 def error_numbers() -> list[tuple[str, int]]: ...
 def answer_error(
-    error: int, *, request_id: bytes = ..., region: bytes = b"ams", server: bytes = b"flyproxy", via: bytes = b"flyproxy",
+    error: int, *, request_id: bytes = ..., region: bytes = b"ams", server: bytes = b"flyproxy",
+    via: bytes = b"flyproxy",
     now: int = 1700000000, kind: str = "text", head_only: bool = False, close: bool = False, minor: int = 1,
 ) -> bytes: ...
 def answer_redirect(
     host: bytes, target: bytes, *, https_port: int = 443, cap: int = 4096, head_only: bool = False, close: bool = False,
-    minor: int = 1, now: int = 1700000000, server: bytes = b"flyproxy", via: bytes = b"flyproxy", request_id: bytes = ...,
+    minor: int = 1, now: int = 1700000000, server: bytes = b"flyproxy", via: bytes = b"flyproxy",
+    request_id: bytes = ...,
 ) -> bytes | None: ...
 def loop(what: str, data: bytes, times: int) -> int: ...

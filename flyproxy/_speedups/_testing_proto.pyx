@@ -1,26 +1,31 @@
 """The test door of proto/: every codec on bytes, each input and output ending at an unmapped page. For tests only."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect
 from flyproxy._speedups.errors cimport ERR_COUNT
 from flyproxy._speedups.proto.address cimport address_parse_v4, address_parse_v6
 from flyproxy._speedups.proto.answer cimport (
-    ANSWER_MAX, AnswerEmit, answer_error as c_answer_error, answer_redirect as c_answer_redirect, error_code, error_status,
+    ANSWER_MAX, AnswerEmit, answer_error as c_answer_error, answer_redirect as c_answer_redirect, error_code,
+    error_status,
 )
 from flyproxy._speedups.proto.chunked cimport (
     CH_DATA, CH_END, CH_MORE, Chunked, chunked_emit_trailers, chunked_step, chunked_wants_trailer,
 )
 from flyproxy._speedups.proto.fields cimport field_accept, field_own_via
 from flyproxy._speedups.proto.http1 cimport (
-    HEADERS_CAP, HOST_CAP, HeadLimits, Header, RequestEmit, RequestHead, ResponseEmit, ResponseHead, Slice, http1_cookie,
-    http1_count_pipelined, http1_emit_request, http1_emit_response, http1_header, http1_parse_request, http1_parse_response,
+    HEADERS_CAP, HOST_CAP, HeadLimits, Header, RequestEmit, RequestHead, ResponseEmit, ResponseHead, Slice,
+    http1_cookie,
+    http1_count_pipelined, http1_emit_request, http1_emit_response, http1_header, http1_parse_request,
+    http1_parse_response,
     put_decimal as c_put_decimal, put_hex as c_put_hex,
 )
 from flyproxy._speedups.proto.host cimport host_parse as c_host_parse
 from flyproxy._speedups.proto.names cimport header_kind as c_header_kind, is_twin as c_is_twin
 from flyproxy._speedups.proto.pico cimport pico_simd
-from flyproxy._speedups.proto.proxy_protocol cimport ProxyHeader, proxy_parse as c_proxy_parse, proxy_write as c_proxy_write, put_address
+from flyproxy._speedups.proto.proxy_protocol cimport (
+    ProxyHeader, proxy_parse as c_proxy_parse, proxy_write as c_proxy_write, put_address,
+)
 
 cdef enum:
     PAGE = 4096
@@ -115,11 +120,12 @@ def parse_request(bytes data, *, uint32_t scanned=0, bytes via=b"flyproxy", **li
     if result <= 0:
         return result, None
     return result, {
-        "method": METHODS[h.method], "method_text": text_of(h.method_text), "target": text_of(h.target), "minor": h.minor,
+        "method": METHODS[h.method], "method_text": text_of(h.method_text), "target": text_of(h.target),
+        "minor": h.minor,
         "host": h.host[:h.host_n], "port": h.host_port, "content_length": h.content_length,
         "flags": names_of(h.flags, REQUEST_FLAGS), "upgrade": text_of(h.upgrade) if h.flags & 8 else None,
-        "own_via": h.own_via, "accept": ("text", "json", "html")[h.accept], "headers": headers_of(h.headers,
-                                                                                                  h.nheaders),
+        "own_via": h.own_via, "accept": ("text", "json", "html")[h.accept],
+        "headers": headers_of(h.headers, h.nheaders),
     }
 
 
@@ -128,7 +134,8 @@ def emit_request(
     bytes request_id=b"01JABCDEFGHJKMNPQRSTVWXYZ0-ams", bytes via=b"flyproxy", bytes random=bytes(range(1, 25)),
     uint64_t start_us=1700000000123456, uint16_t port=80, bint https=False, **limits,
 ):
-    """Head for a VM made from the head in `data`; None when it does not fit into `cap` bytes (default: the promised room)."""
+    """Head for a VM made from the head in `data`; None when it does not fit into `cap` bytes (default: the room
+    promised to suffice)."""
     cdef HeadLimits c_limits = limits_of(limits)
     cdef RequestEmit emit
     cdef char *out
@@ -219,8 +226,8 @@ def emit_response(
 
 
 def decode_chunked(pieces, *, bint give_trailer=True, **limits):
-    """Feeds pieces one after the other: a dict with result ("more", "end" or a code), body, used (bytes in all), trailer
-    (raw section), emitted (as written for the next hop) and wants_trailer."""
+    """Feeds pieces one after the other: a dict with result ("more", "end" or a code), body, used (bytes in all),
+    trailer (raw section), emitted (as written for the next hop) and wants_trailer."""
     cdef HeadLimits c_limits = limits_of(limits)
     cdef Chunked c
     cdef Slice data
@@ -366,7 +373,8 @@ def answer_error(
 
 
 def answer_redirect(
-    bytes host, bytes target, *, uint16_t https_port=443, cap=4096, head_only=False, close=False, minor=1, now=1700000000,
+    bytes host, bytes target, *, uint16_t https_port=443, cap=4096, head_only=False, close=False, minor=1,
+    now=1700000000,
     server=b"flyproxy", via=b"flyproxy", request_id=b"01JABCDEFGHJKMNPQRSTVWXYZ0-ams",
 ):
     """The whole 301, or None when it does not fit into `cap` bytes."""
@@ -380,8 +388,8 @@ def answer_redirect(
 cdef uint32_t loop_requests(const char *p, uint32_t n, uint32_t times, bint emit, HeadLimits *limits, RequestEmit *ours,
                             char *out,
                             uint32_t cap) noexcept nogil:
-    cdef uint32_t i, written = 0
-    for i in range(times):
+    cdef uint32_t _turn, written = 0
+    for _turn in range(times):
         if http1_parse_request(p, n, 0, limits, ours.via, &request_head) <= 0:
             return 0
         written = http1_emit_request(&request_head, ours, out, cap) if emit else 1
@@ -389,8 +397,8 @@ cdef uint32_t loop_requests(const char *p, uint32_t n, uint32_t times, bint emit
 
 
 cdef uint32_t loop_emits(uint32_t times, RequestEmit *ours, char *out, uint32_t cap) noexcept nogil:
-    cdef uint32_t i, written = 0
-    for i in range(times):
+    cdef uint32_t _turn, written = 0
+    for _turn in range(times):
         written = http1_emit_request(&request_head, ours, out, cap)
     return written
 
@@ -398,8 +406,8 @@ cdef uint32_t loop_emits(uint32_t times, RequestEmit *ours, char *out, uint32_t 
 cdef uint32_t loop_responses(const char *p, uint32_t n, uint32_t times, HeadLimits *limits, ResponseEmit *ours,
                              char *out,
                              uint32_t cap) noexcept nogil:
-    cdef uint32_t i, written = 0
-    for i in range(times):
+    cdef uint32_t _turn, written = 0
+    for _turn in range(times):
         if http1_parse_response(p, n, 0, limits, 1, 0, &response_head) <= 0:
             return 0
         written = http1_emit_response(&response_head, ours, out, cap)
@@ -409,10 +417,10 @@ cdef uint32_t loop_responses(const char *p, uint32_t n, uint32_t times, HeadLimi
 cdef uint64_t loop_chunked(const char *p, uint32_t n, uint32_t times, HeadLimits *limits) noexcept nogil:
     cdef Chunked c
     cdef Slice data
-    cdef uint32_t i, at, used
+    cdef uint32_t _turn, at, used
     cdef uint64_t total = 0
     cdef int step
-    for i in range(times):
+    for _turn in range(times):
         memset(&c, 0, sizeof(c))
         at = 0
         step = CH_MORE
@@ -424,8 +432,8 @@ cdef uint64_t loop_chunked(const char *p, uint32_t n, uint32_t times, HeadLimits
 
 
 def loop(str what, bytes data, uint32_t times):
-    """Does `what` ("parse_request", "emit_request", "request": both, "response": both, "chunked") `times` times; the bytes of
-    the last head written, or decoded in all."""
+    """Does `what` ("parse_request", "emit_request", "request": both, "response": both, "chunked") `times` times; the
+    bytes of the last head written, or decoded in all."""
     cdef HeadLimits limits = limits_of({})
     cdef RequestEmit ours
     cdef ResponseEmit theirs

@@ -81,6 +81,8 @@ cdef int lists_torn(Table *t, const TApp *app) noexcept nogil:
     cdef const TMachine *m
     cdef const uint32_t *slots
     cdef uint32_t rank, n, i, listed = 0
+    if s == NULL:
+        return 1
     for rank in range(s.nregions):
         slots = table_candidates(t, s, rank, &n)
         if slots == NULL:
@@ -99,6 +101,7 @@ cdef class Worker:
     cdef Shm shm
     cdef Table table
     cdef uint64_t seed
+    cdef const TService *held_service
 
     def __cinit__(self, dict fds, uint32_t proc, dict wake_fds=None, uint64_t seed=1):
         shm_attach(&self.shm, fds, 1 << SEG_ROOT | 1 << SEG_LOAD | 1 << SEG_COUNTERS | 1 << SEG_LOGS, proc)
@@ -165,7 +168,17 @@ cdef class Worker:
 
     def candidates(self, str host, uint32_t service=0):
         """Slots of each region's list, nearest region first."""
-        cdef const TService *s = self.find_service(host, service)
+        return self.lists(self.find_service(host, service))
+
+    def hold(self, str host):
+        """Keeps a pointer to the host's first service."""
+        self.held_service = self.find_service(host, 0)
+
+    def held_candidates(self):
+        """What the kept pointer leads to now."""
+        return self.lists(self.held_service)
+
+    cdef list lists(self, const TService *s):
         cdef const uint32_t *slots
         cdef uint32_t rank, n, i
         lists = []
@@ -178,6 +191,24 @@ cdef class Worker:
         """(id, port, health, cordoned, region) or None."""
         cdef const TMachine *m = table_machine(&self.table, slot, generation)
         return (text(m.id, m.id_n), m.port, m.health, m.cordoned, text(m.region, m.region_n)) if m != NULL else None
+
+    def host_checked(self, str host):
+        """1 when the host is found; everything that its app leads to is looked at on the way."""
+        cdef bytes name = host.encode()
+        cdef const TApp *app = table_app_by_host(&self.table, name, <uint32_t>len(name))
+        cdef const TService *s
+        cdef uint32_t i, n
+        if app == NULL:
+            return 0
+        app_torn(&self.table, app)
+        for i in range(app.nservices):
+            s = table_service(&self.table, app, i)
+            if s != NULL:
+                lists_torn(&self.table, app)
+                table_ring(&self.table, s, &n)
+                table_service_by_id(&self.table, s.id, s.generation)
+                self.choose_for(s, b"key", ())
+        return 1
 
     # -- budgets
     def admit(self, str kind, uint32_t index, uint32_t limit):
@@ -212,7 +243,9 @@ cdef class Worker:
     # -- route
     def choose(self, str host, uint32_t service=0, key=None, tried=()):
         """(result, slot or None, rank of the region). Random words come from the seed."""
-        cdef const TService *s = self.find_service(host, service)
+        return self.choose_for(self.find_service(host, service), key, tried)
+
+    cdef choose_for(self, const TService *s, key, tried):
         cdef Choose c
         cdef int result
         memset(&c, 0, sizeof(Choose))

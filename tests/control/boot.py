@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,3 +173,4 @@ class Host:
                 loop.call_soon_threadsafe(stop.set)
         for fd in (*self.fds.values(), *self.wakes.values()):
             os.close(fd)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -4,8 +4,8 @@ import asyncio
 import os
 
 import pytest
-from flyproxy._speedups.shm.beat import Root, create_segments
 
+from flyproxy._speedups.shm.beat import Root, create_segments
 from flyproxy.control.barrier import Behind, behind, served
 
 

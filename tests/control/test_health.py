@@ -5,9 +5,10 @@ import socket
 import threading
 
 import pytest
-from flyproxy._speedups.shm.table import TableReader
 
+from flyproxy._speedups.shm.table import TableReader
 from tests.kit.wait import until
+
 
 CHECKED = """\
 [http_service]

@@ -10,14 +10,16 @@ import sys
 import threading
 
 import pytest
-from flyproxy._speedups.shm.table import TableReader
 
+from flyproxy._speedups.shm.table import TableReader
 from flyproxy.boot import EXIT_MASTER, EXIT_OK
 from flyproxy.control.telemetry.families import FAMILIES
+from flyproxy.ctl import client
 from flyproxy.ctl.client import UnixConnection
 from flyproxy.ctl.failure import Failure
 from tests.control.boot import ROOT, Host
 from tests.kit.wait import until
+
 
 WEB = {"fly_toml": "[http_service]\ninternal_port = 8080\n"}
 MACHINE = {"app": "web", "address": "127.0.0.1", "port": 9}
@@ -152,14 +154,6 @@ def test_a_write_that_the_table_refuses_is_told(running):
     raise AssertionError(f"{capacity + 5} hostnames fitted into a table for {capacity}")
 
 
-def test_a_worker_that_does_not_follow_is_named_and_the_change_stays(running):
-    running.root.claim_proc(3, 4242)
-    running.root.set_proc_state(3, "ready")
-    error = refused(running.api.put, "apps", "web", WEB)
-    assert error.code == "workers-behind" and "4242" in error.message and "stored" in error.message
-    assert [app["name"] for app in running.api.list("apps")] == ["web"]
-
-
 def test_a_write_waits_for_the_last_worker_to_read_it(running):
     running.api.put("apps", "web", WEB)
     workers = [running.worker(proc) for proc in (0, 1)]
@@ -187,9 +181,13 @@ def test_machines_show_what_is_in_flight_over_all_workers(running):
     assert running.api.show("machines", "m1")["in_flight"] == 2
 
 
-def test_a_dead_state_process_is_told(running):
+def test_who_does_not_follow_is_named_and_the_change_stays(running):
+    running.worker(3)
     running.stop("state")
-    assert refused(running.api.put, "apps", "web", WEB).code == "table-behind"
+    error = refused(running.api.put, "apps", "web", WEB)
+    assert error.code == "table-behind" and "the table (revision 0), worker process 1003" in error.message
+    assert "stored" in error.message
+    running.root.reclaim_proc(3)
     running.start("state")
     assert running.api.put("apps", "web", WEB)["changed"] is False
 
@@ -319,6 +317,24 @@ def test_a_killed_one_is_followed_by_the_next(running):
     running.abandon("control")
     running.start("control")
     assert running.api.list("apps") == []
+
+
+def test_a_command_waits_for_a_control_that_is_being_started(host):
+    host.serve_master()
+    host.start("state")
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(host.api.list("apps")))
+    asking.start()
+    host.start("control")
+    asking.join(10)
+    assert answers == [[]]
+
+
+def test_a_control_that_does_not_come_is_told(host, monkeypatch):
+    monkeypatch.setattr(client, "CONTROL_STARTS", 0.1)
+    assert refused(host.api.list, "apps").code == "not-running"
+    host.serve_master()
+    assert refused(host.api.list, "apps").code == "control-down"
 
 
 def test_it_runs_only_under_a_master():

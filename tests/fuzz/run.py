@@ -1,4 +1,6 @@
-"""Fuzzes the codecs under address and undefined-behaviour sanitizers: python tests/fuzz/run.py [--seconds 20] [TARGET...]
+"""Fuzzes the codecs under address and undefined-behaviour sanitizers.
+
+    python tests/fuzz/run.py [--seconds 20] [TARGET...]
 
 Builds the compiled part with clang-14 into build/fuzz/lib and the driver into build/fuzz/driver, then runs libFuzzer on
 each target, beginning with the seeds in tests/fuzz/corpus/TARGET; what it learns stays in build/fuzz/corpus/TARGET. A

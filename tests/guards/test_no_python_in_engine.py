@@ -1,6 +1,6 @@
 """No Python in the engine: the C that Cython made of every ``noexcept nogil`` function calls nothing of Python's.
 
-``nogil`` in the source is no proof: division without ``cdivision``, memoryviews and ``with gil`` all take the GIL inside
+``nogil`` in the source is no proof: division without ``cdivision``, memoryviews and ``with gil`` all take the GIL in
 such functions. So the generated C is read, function by function.
 """
 
@@ -25,7 +25,8 @@ ALLOWED: dict[str, str] = {}
 DEFINITION = re.compile(
     r"^[ \t]*cdef\s(?:inline\s+)?[^\n()=]*?\b(\w+)\s*\((?:[^()]|\([^()]*\))*\)\s*noexcept\s+nogil\s*:", re.MULTILINE)
 # Any function-like cdef, whatever follows its parameters.
-ANY_DEFINITION = re.compile(r"^[ \t]*cdef\s(?:inline\s+)?[^\n()=:]*?\b(\w+)\s*\((?:[^()]|\([^()]*\))*\)[^\n:]*:[ \t]*(?:#.*)?$", re.MULTILINE)
+ANY_DEFINITION = re.compile(
+    r"^[ \t]*cdef\s(?:inline\s+)?[^\n()=:]*?\b(\w+)\s*\((?:[^()]|\([^()]*\))*\)[^\n:]*:[ \t]*(?:#.*)?$", re.MULTILINE)
 PYTHON_CALL = re.compile(r"\b(_?Py[A-Z_]\w*|__Pyx_\w+)\s*\(")
 
 

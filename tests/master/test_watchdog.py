@@ -37,10 +37,10 @@ def stuck() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_every_thread_is_seen_with_what_it_waits_for(stuck: subprocess.Popen[str]) -> None:
+    until(lambda: watchdog.threads(stuck.pid)[0]["state"].startswith("S"), "it waits")
     found = watchdog.threads(stuck.pid)
     assert len(found) == 2 and found[0]["tid"] == str(stuck.pid)
     assert set(found[0]) == {"tid", "state", "comm", "wchan", "syscall", "stack"}
-    assert found[0]["state"].startswith("S")
 
 
 def test_the_process_itself_tells_its_python_stack_and_goes_on(stuck: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""Feeding a parser in every way that bytes can arrive. Each call of the test door ends its input at an unmapped page."""
+"""Feeding a parser in every way that bytes can arrive; the test door ends each input at an unmapped page."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ def decode(data: bytes, **options: Any) -> dict[str, Any]:
     dice = random.Random(len(data))
     for _ in range(5):
         edges = sorted({0, len(data), *(dice.randrange(len(data) + 1) for _ in range(4))})
-        cuts.append([data[a:b] for a, b in zip(edges, edges[1:], strict=False)])
+        cuts.append([data[a:b] for a, b in pairwise(edges)])
     for pieces in cuts:
         part = proto.decode_chunked(pieces, **options)
         if whole["result"] in ("more", "end"):

@@ -97,14 +97,16 @@ COMMON_REASONS: dict[str, Reason] = {
     b"transfer-encoding"} <= set(lower_names(data)),
     "equal Content-Lengths": lambda data: lower_names(data).count(b"content-length") > 1 or b"3, 3" in data,
     "a length of 2^63 or more": lambda data: re.search(rb"\d{19}", data),
-    "Transfer-Encoding in HTTP/1.0": lambda data: b"HTTP/1.0" in first_line(data) and b"transfer-encoding" in lower_names(data),
+    "Transfer-Encoding in HTTP/1.0": lambda data: (
+        b"HTTP/1.0" in first_line(data) and b"transfer-encoding" in lower_names(data)),
     "a version other than 1.0 and 1.1": lambda data: not re.search(rb"HTTP/1\.[01]( |$)", first_line(data)),
 }
 REQUEST_REASONS = COMMON_REASONS | {
     "CONNECT": lambda data: data.startswith(b"CONNECT "),
     "a target of another form, a fragment, an escape, a parent segment": lambda data: re.search(
         rb" (\*|[^/h ]\S*|h(?!ttp://)\S*|\S*(#|%|/\.\.)\S*|http://[^/a-z]\S*) ", first_line(data)),
-    "a Host that is none": lambda data: re.search(rb"\r\nHost:[ \t]*([^a\r]|a[^\r]*[^a-z0-9:.\-_\r]|\r|\S*:(\D|\d*\D|0|\d{5}))", data, re.I),
+    "a Host that is none": lambda data: re.search(
+        rb"\r\nHost:[ \t]*([^a\r]|a[^\r]*[^a-z0-9:.\-_\r]|\r|\S*:(\D|\d*\D|0|\d{5}))", data, re.I),
     "Host given twice": lambda data: lower_names(data).count(b"host") > 1,
     "another expectation": lambda data: re.search(rb"\r\nExpect:(?![ \t]*100-continue[ \t]*\r)", data, re.I),
     "a second Authorization or Content-Type": lambda data: any(

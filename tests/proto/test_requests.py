@@ -214,8 +214,9 @@ def test_a_head_that_does_not_fit_is_not_written() -> None:
 
 
 def test_the_promised_room_suffices_for_the_longest_of_everything() -> None:
-    data = b"GET http://" + b"a." * 126 + b"a:65535?x HTTP/1.1\r\nHost: b\r\n" + b"A:b\r\nVia:c\r\nTracestate:d\r\n" * 80
-    data += b"traceparent:" + PARENT + b"\r\nConnection:upgrade\r\nUpgrade:" + b"u" * 3000 + b"\r\nTE:trailers\r\nContent-Length:0\r\n\r\n"
+    data = b"GET http://" + b"a." * 126 + b"a:65535?x HTTP/1.1\r\nHost: b\r\n"
+    data += b"A:b\r\nVia:c\r\nTracestate:d\r\n" * 80 + b"traceparent:" + PARENT + b"\r\nConnection:upgrade\r\n"
+    data += b"Upgrade:" + b"u" * 3000 + b"\r\nTE:trailers\r\nContent-Length:0\r\n\r\n"
     v6 = b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0"
     out = proto.emit_request(data, headers=256, client_ip=v6, local_ip=v6, start_us=2**64 - 1, port=65535, https=True,
                              region=b"r" * 30, request_id=b"i" * 60, via=b"v" * 60)

@@ -29,8 +29,8 @@ def test_the_rewritten_head_is_exactly_this() -> None:
     data = answer(b"Date: x", b"Server: nginx", b"Content-Length: 05", b"Via: 1.0 cache", b"Connection: close",
     b"Fly-Request-Id: spoof")
     assert proto.emit_response(data) == (
-        b"HTTP/1.1 200 OK\r\nDate: x\r\nVia: 1.0 cache, 1.1 flyproxy\r\nServer: flyproxy\r\nFly-Request-Id: " + REQUEST_ID
-        + b"\r\nContent-Length: 5\r\n\r\n")
+        b"HTTP/1.1 200 OK\r\nDate: x\r\nVia: 1.0 cache, 1.1 flyproxy\r\nServer: flyproxy\r\n"
+        b"Fly-Request-Id: " + REQUEST_ID + b"\r\nContent-Length: 5\r\n\r\n")
     assert proto.emit_response(data, pristine=True) == (
         b"HTTP/1.1 200 OK\r\nDate: x\r\nServer: nginx\r\nVia: 1.0 cache\r\nContent-Length: 5\r\n\r\n")
 

@@ -175,8 +175,7 @@ FP_INLINE int fp_header_kind(const char *name, uint32_t n)
     return H_UNKNOWN;
 }
 
-/* Names that only we write, whatever follows: Fly-*, flyproxy-*, X-Forwarded-* (For
-                                                                                 and Port have rows of their own). */
+/* Names that only we write, whatever follows: Fly-*, flyproxy-*, X-Forwarded-* (but For and Port have rows above). */
 FP_INLINE int fp_reserved_name(const char *name, uint32_t n)
 {
     return fp_starts(name, n, "fly-") || fp_starts(name, n, "flyproxy-") || fp_starts(name, n, "x-forwarded-");

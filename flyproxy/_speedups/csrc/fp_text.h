@@ -28,7 +28,8 @@ enum {
 #define FP_MARK_ (FP_TOKEN | FP_QDTEXT)
 
 static const uint8_t fp_class[256] __attribute__((unused)) = {
-    [0 ... 8] = FP_LOOK, ['\t'] = FP_LOOK | FP_QDTEXT, [10 ... 31] = FP_LOOK, [' '] = FP_LOOK | FP_QDTEXT, [127] = FP_LOOK,
+    [0 ... 8] = FP_LOOK, ['\t'] = FP_LOOK | FP_QDTEXT, [10 ... 31] = FP_LOOK, [' '] = FP_LOOK | FP_QDTEXT,
+    [127] = FP_LOOK,
     [128 ... 255] = FP_LOOK | FP_QDTEXT,
     ['0' ... '9'] = FP_NAME_ | FP_HEX | FP_LOWER_HEX | FP_DIGIT,
     ['a' ... 'f'] = FP_NAME_ | FP_HEX | FP_LOWER_HEX, ['g' ... 'z'] = FP_NAME_,
@@ -38,7 +39,8 @@ static const uint8_t fp_class[256] __attribute__((unused)) = {
     ['!'] = FP_MARK_, ['$'] = FP_MARK_, ['&'] = FP_MARK_, ['\''] = FP_MARK_, ['*'] = FP_MARK_,
     ['^'] = FP_MARK_, ['`'] = FP_MARK_, ['|'] = FP_MARK_, ['~'] = FP_MARK_,
     ['/'] = FP_BASE64 | FP_QDTEXT, ['('] = FP_QDTEXT, [')'] = FP_QDTEXT, [','] = FP_QDTEXT, [':'] = FP_QDTEXT,
-    [';'] = FP_QDTEXT, ['<'] = FP_QDTEXT, ['='] = FP_QDTEXT, ['>'] = FP_QDTEXT, ['?'] = FP_QDTEXT | FP_LOOK, ['@'] = FP_QDTEXT,
+    [';'] = FP_QDTEXT, ['<'] = FP_QDTEXT, ['='] = FP_QDTEXT, ['>'] = FP_QDTEXT, ['?'] = FP_QDTEXT | FP_LOOK,
+    ['@'] = FP_QDTEXT,
     ['['] = FP_QDTEXT, [']'] = FP_QDTEXT, ['{'] = FP_QDTEXT, ['}'] = FP_QDTEXT,
 };
 
@@ -85,7 +87,8 @@ FP_INLINE uint64_t fp_word(const char *p, uint32_t n)
         return fp_load8(p);
     if (n >= 4)
         return fp_load4(p) | (uint64_t)fp_load4(p + n - 4) << (n - 4) * 8;
-    return (uint64_t)(uint8_t)p[0] | (uint64_t)(uint8_t)p[n / 2] << n / 2 * 8 | (uint64_t)(uint8_t)p[n - 1] << (n - 1) * 8;
+    uint64_t middle = (uint8_t)p[n / 2], last = (uint8_t)p[n - 1];
+    return (uint8_t)p[0] | middle << n / 2 * 8 | last << (n - 1) * 8;
 }
 
 FP_INLINE uint64_t fp_lower_word(const char *p, uint32_t n)
@@ -115,8 +118,8 @@ FP_INLINE int fp_same_tail(const char *p, const char *literal, uint32_t n)
 /* Case-insensitive equality with a lower-case literal. */
 FP_INLINE int fp_equals(const char *p, uint32_t n, const char *literal)
 {
-    return n == strlen(literal) && fp_lower_word(p, n) == fp_literal(literal) && fp_same_tail(p, literal,
-                                                                                              strlen(literal));
+    uint32_t length = (uint32_t)strlen(literal);
+    return n == length && fp_lower_word(p, n) == fp_literal(literal) && fp_same_tail(p, literal, length);
 }
 
 FP_INLINE int fp_starts(const char *p, uint32_t n, const char *literal)

@@ -5,16 +5,15 @@ from flyproxy._speedups.proto.head cimport HeadLimits, Slice
 cdef enum ChunkedStep:
     CH_MORE = 0                 # all input used, nothing to pass on yet
     CH_DATA = 1                 # *data is the next run of body bytes (inside the input)
-    CH_END = 2                  # body complete; trailers, if any, are in the trailer buffer; input after *used is the next message
+    CH_END = 2                  # body complete, trailers are in their buffer; what follows *used is the next message
 
-cdef struct Chunked:            # zero-filled before use; 48 bytes
+cdef struct Chunked:            # zero-filled before use; 40 bytes
     uint64_t left               # bytes left in the current chunk
     uint32_t state              # private to chunked
     uint32_t extension_n        # bytes of extension in the current chunk line
     uint32_t trailer_n          # bytes of trailer section collected
     uint32_t trailer_cap
-    char *trailer               # memory given by the caller before the first call, limits.trailers bytes; may be NULL until
-                                # chunked_wants_trailer says 1
+    char *trailer               # limits.trailers bytes of the caller's; NULL until chunked_wants_trailer says 1
     uint64_t total              # body bytes decoded
 
 # One step: consumes up to n bytes, sets *used. Result: ChunkedStep, or < 0 the negated ErrorCode

@@ -55,8 +55,7 @@ cdef struct HeadLimits:
 
 cdef struct RequestHead:        # about 9 KB: one per worker, filled by the parse and used in the same turn
     Slice method_text
-    Slice target                # origin form: path and query; "*" only for OPTIONS; an absolute form with an empty path
-                                # leaves a target that begins with "?", and "/" is written before it
+    Slice target                # path and query, "*" for OPTIONS; begins with "?" after an absolute form without path
     Slice upgrade               # value of Upgrade when RQ_UPGRADE
     int64_t content_length      # bytes, -1: none declared
     uint64_t seen               # bit per header kind

@@ -1,10 +1,11 @@
 # Heads written anew, one pass each: what was kept, in its order, then what is ours. A raw run of the input is never
 # copied through. The room needed is bounded once, before the first byte, so nothing below looks at the end of `out`.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr
 from flyproxy._speedups.proto.fields cimport field_port, field_traceparent
 from flyproxy._speedups.proto.head cimport (
-    HOST_CAP, RQ_CHUNKED, RQ_EXPECT, RQ_TE_TRAILERS, RQ_UPGRADE, RS_NO_BODY, RS_SWITCHED, Header, RequestEmit, RequestHead,
+    HOST_CAP, RQ_CHUNKED, RQ_EXPECT, RQ_TE_TRAILERS, RQ_UPGRADE, RS_NO_BODY, RS_SWITCHED, Header, RequestEmit,
+    RequestHead,
     ResponseEmit, ResponseHead, Slice,
 )
 from flyproxy._speedups.proto.names cimport (
@@ -160,7 +161,7 @@ cdef uint32_t http1_emit_request(const RequestHead *head, const RequestEmit *emi
     if room_for_request(head, emit) > cap:
         return 0
     p = put_z(put_slice(out, head.method_text), b" ")
-    if head.target.p[0] == c'?':
+    if head.target.p[0] == c'?':  # an absolute form without path
         p = put_z(p, b"/")
     p = put_host(put_slice(p, head.target), head, emit)
     for i in range(head.nheaders):

@@ -14,7 +14,8 @@ from flyproxy._speedups.proto.fields cimport (
     field_websocket_key,
 )
 from flyproxy._speedups.proto.head cimport (
-    AK_TEXT, HEADERS_CAP, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_OTHER, M_PATCH, M_POST, M_PUT, M_TRACE, METHOD_MAX,
+    AK_TEXT, HEADERS_CAP, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_OTHER, M_PATCH, M_POST, M_PUT, M_TRACE,
+    METHOD_MAX,
     RQ_CHUNKED, RQ_EXPECT, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_TE_TRAILERS, RQ_UPGRADE, RQ_WEBSOCKET, HeadLimits, Header,
     RequestHead, Slice,
 )
@@ -22,7 +23,7 @@ from flyproxy._speedups.proto.host cimport host_parse
 from flyproxy._speedups.proto.http1_lines cimport lines_nothing_new, lines_strict
 from flyproxy._speedups.proto.names cimport (
     H_ACCEPT, H_CONNECTION, H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_SEC_WEBSOCKET_KEY, H_SEC_WEBSOCKET_VERSION, H_TE,
-    H_TRACEPARENT, H_TRANSFER_ENCODING, H_UNKNOWN, H_UPGRADE, H_VIA, HF_KEEP, HF_ONCE, HF_RQ_DROP, HF_RQ_READ,
+    H_TRANSFER_ENCODING, H_UNKNOWN, H_UPGRADE, H_VIA, HF_KEEP, HF_ONCE, HF_RQ_DROP, HF_RQ_READ,
     fp_header_rules, header_kind, is_twin, reserved_name,
 )
 from flyproxy._speedups.proto.pico cimport phr_header, pico_request

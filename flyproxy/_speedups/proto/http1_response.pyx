@@ -1,13 +1,13 @@
 # HTTP/1 response heads, as VMs send them. The mirror of http1_request: the same strictness, because one byte taken two
 # ways poisons a pooled connection for the next request. Everything malformed is PU06, everything too large PU07.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp
 from flyproxy._speedups.errors cimport ERR_PU06, ERR_PU07
 from flyproxy._speedups.proto.fields cimport (
     CO_CLOSE, CO_OTHER, CO_UPGRADE, field_connection, field_content_length, field_nominates, field_transfer_coding,
 )
 from flyproxy._speedups.proto.head cimport (
-    HEADERS_CAP, M_HEAD, RS_CHUNKED, RS_KEEP_ALIVE, RS_NO_BODY, RS_SWITCHED, RS_UNTIL_CLOSE, HeadLimits, Header, ResponseHead,
+    HEADERS_CAP, M_HEAD, RS_CHUNKED, RS_KEEP_ALIVE, RS_NO_BODY, RS_SWITCHED, RS_UNTIL_CLOSE, HeadLimits, Header,
+    ResponseHead,
 )
 from flyproxy._speedups.proto.http1_lines cimport lines_nothing_new, lines_strict
 from flyproxy._speedups.proto.names cimport (

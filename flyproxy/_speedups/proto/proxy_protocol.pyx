@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from flyproxy._speedups.errors cimport ERR_PH16
 from flyproxy._speedups.proto.address cimport address_parse_v4, address_parse_v6, put_address_v6
-from flyproxy._speedups.proto.text cimport FP_DIGIT, is_class, put, put_number, put_z
+from flyproxy._speedups.proto.text cimport FP_DIGIT, is_class, put_number, put_z
 
 cdef enum:
     V1_MAX = 107                # section 2.1: worst case with CRLF

@@ -13,7 +13,7 @@ from flyproxy._speedups.shm.grace cimport grace_advance, grace_announce_reuse, g
 from flyproxy._speedups.shm.machines cimport Machines
 from flyproxy._speedups.shm.names cimport Names
 from flyproxy._speedups.shm.platform cimport (
-    fp_acquire_u32, fp_lowest_bit, fp_monotonic_ns, fp_punch, fp_release_u32, fp_release_u64, fp_store_u32, fp_store_u64,
+    fp_acquire_u32, fp_load_u32, fp_load_u64, fp_lowest_bit, fp_monotonic_ns, fp_punch, fp_release_u32, fp_release_u64, fp_store_u32, fp_store_u64,
 )
 from flyproxy._speedups.shm.room cimport Room
 from flyproxy._speedups.shm.segments cimport (
@@ -70,7 +70,7 @@ cdef class TableWriter:
         """Starts an empty table in the segment that is not active. Readers stay on the active one until the next commit.
 
         Apps, services and machines that the active table knows get their ids back when they are put again, so budgets and
-        counters go on. Raises TimeoutError when a live process still reads the segment after 5 s."""
+        counters go on. Raises TimeoutError when a live process still reads that segment, from before the last flip, after 5 s."""
         self.await_readers()
         self.close()
         table_init(&self.former, &self.shm)
@@ -80,13 +80,15 @@ cdef class TableWriter:
         self.open(self.shm.base[SEG_TABLE0 + self.segment], self.shm.at.size[SEG_TABLE0])
 
     cdef await_readers(self):
-        cdef uint64_t ended = grace_advance(&self.shm)
+        """Until nobody is left who entered before the segment stopped being the active one."""
+        cdef uint64_t flipped = fp_load_u64(&self.shm.root.flip_epoch)
+        grace_advance(&self.shm)    # a writer may have died between its flip and the end of its epoch
         deadline = time.monotonic() + READERS_WAIT_S
-        while grace_oldest(&self.shm) <= ended:
+        while grace_oldest(&self.shm) <= flipped:
             if time.monotonic() > deadline:
                 raise TimeoutError("the table cannot be rebuilt: process index "
-                                   f"{', '.join(map(str, self.room.readers(ended)))} still reads the former one after "
-                                   f"{READERS_WAIT_S:.0f} s; it is stuck, and the master should replace it")
+                                   f"{', '.join(map(str, self.room.readers(flipped)))} still reads the former one after "
+                                   f"{READERS_WAIT_S:g} s; it is stuck, and the master should replace it")
             time.sleep(0.001)
 
     cdef open(self, uint8_t *base, uint64_t size):
@@ -219,7 +221,9 @@ cdef class TableWriter:
         self.generation += 1
         fp_release_u64(&header.revision, revision)
         fp_release_u64(&header.generation, self.generation)
-        fp_release_u32(&self.shm.root.active_table, self.segment)
+        if fp_load_u32(&self.shm.root.active_table) != self.segment:
+            fp_store_u64(&self.shm.root.flip_epoch, fp_load_u64(&self.shm.root.table_epoch))
+            fp_release_u32(&self.shm.root.active_table, self.segment)
         grace_advance(&self.shm)
         while live:
             shm_wake(&self.shm, fp_lowest_bit(live))
