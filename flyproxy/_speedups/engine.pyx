@@ -116,12 +116,16 @@ cdef class Engine:
 
     cdef _post(self, int command, long number, void *pointer):
         if not worker_post(self.w, command, number, pointer):
-            free(pointer)
             raise BlockingIOError("the engine's mailbox is full: its thread does not run")
 
     def apply_settings(self, dict settings) -> None:
         """New limits, timeouts, identity and log form; in force from the engine's next turn."""
-        self._post(CMD_SETTINGS, 0, make_config(settings))
+        cdef Config *config = make_config(settings)
+        try:
+            self._post(CMD_SETTINGS, 0, config)
+        except BlockingIOError:
+            free(config)
+            raise
 
     def add_listener(self, uint32_t id, uint32_t slot, int fd, uint16_t service_port, bint proxy_protocol, list trusted,
                      bint is_app_port) -> None:
@@ -144,7 +148,12 @@ cdef class Engine:
         listener.service_port = service_port
         listener.proxy_protocol = proxy_protocol
         listener.app_port = is_app_port
-        self._post(CMD_LISTENER_ADD, fd, listener)
+        try:
+            self._post(CMD_LISTENER_ADD, fd, listener)
+        except BlockingIOError:
+            free(listener.ranges)
+            free(listener)
+            raise
 
     def remove_listener(self, uint32_t id) -> None:
         """Stop accepting on it and close it; its connections live on. Unknown ids are ignored."""

@@ -348,7 +348,8 @@ cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
     if u != NULL:
         x.up = NULL
         u.x = NULL
-        if x.flags & XF_VM_KEEPS and x.request.done and x.request_pipe == NULL and is_clean(u):
+        # A connection that began with a PROXY header speaks for one client and is never shared.
+        if x.flags & XF_VM_KEEPS and x.request.done and not x.proxy_version and x.request_pipe == NULL and is_clean(u):
             pool_give(w, u)
         else:
             conn_close(w, u)

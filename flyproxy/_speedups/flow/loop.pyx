@@ -31,7 +31,7 @@ from flyproxy._speedups.net.reactor cimport (
 )
 from flyproxy._speedups.shm.counters cimport MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, counters_bucket, counters_worker
 from flyproxy._speedups.shm.platform cimport fp_acquire_u32, fp_acquire_u64, fp_monotonic_ns, fp_release_u32
-from flyproxy._speedups.shm.segments cimport ProcBeat, shm_beat, shm_wake
+from flyproxy._speedups.shm.segments cimport PS_DRAINING, ProcBeat, shm_beat, shm_wake
 from flyproxy._speedups.shm.table cimport table_enter, table_init, table_leave
 
 cdef extern from "<unistd.h>" nogil:
@@ -100,6 +100,12 @@ cdef int worker_post(Worker *w, int command, long number, void *pointer) noexcep
     return 1
 
 
+cdef void begin_drain(Worker *w) noexcept nogil:
+    w.draining = 1
+    w.owner_epoch = 0           # let go of the listening sockets
+    down_drain(w)
+
+
 cdef void obey(Worker *w, Letter *letter) noexcept nogil:
     if letter.command == CMD_SETTINGS:
         free(w.config)
@@ -109,9 +115,7 @@ cdef void obey(Worker *w, Letter *letter) noexcept nogil:
     elif letter.command == CMD_LISTENER_REMOVE:
         listener_remove(w, <uint32_t>letter.number)
     elif letter.command == CMD_DRAIN:
-        w.draining = 1
-        w.owner_epoch = 0
-        down_drain(w)
+        begin_drain(w)
     elif letter.command == CMD_STOP:
         w.stopping = 1
 
@@ -144,6 +148,8 @@ cdef void each_second(Worker *w) noexcept nogil:
     if w.second == second:
         return
     w.second = second
+    if not w.draining and fp_acquire_u32(&shm_beat(&w.shm, w.shm.proc).state) == PS_DRAINING:
+        begin_drain(w)          # the master says so in shared memory when the Python side does not answer
     if w.retry_tokens < TOKENS_FLOOR:
         w.retry_tokens = TOKENS_FLOOR
     w.counters.memory[MEM_BUFFERS] = w.pool.used

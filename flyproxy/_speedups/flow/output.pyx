@@ -69,6 +69,8 @@ cdef int outbox_send(Worker *w, Conn *to) noexcept nogil:
             sent = sock_send(to.s.fd, <char *>box.iov[0].iov_base, <uint32_t>box.iov[0].iov_len)
         else:
             sent = sock_writev(to.s.fd, box.iov, box.n)
+        if sent > 0:
+            to.sent += <uint64_t>sent
         if sent == <int64_t>box.bytes:
             return 0
         if sent < 0 and sent != -EAGAIN:
@@ -88,6 +90,7 @@ cdef int conn_flush(Worker *w, Conn *c) noexcept nogil:
             return 0
         if sent < 0:
             return <int>-sent
+        c.sent += <uint64_t>sent
         if sent < buf_len(&c.out):
             c.s.io &= ~IO_OUT
         buf_consume(&w.pool, &c.out, <uint32_t>sent)

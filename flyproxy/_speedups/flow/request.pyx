@@ -44,6 +44,7 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
             sending_over(w, x)
             return
         x.flags |= XF_CONTENT_SENT
+        u.sent += <uint64_t>sent
         x.head_sent += <uint32_t>sent
         if sent < n:
             u.s.io &= ~IO_OUT

@@ -8,14 +8,14 @@ from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_end_of_stre
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_complete, exchange_fail
 from flyproxy._speedups.flow.output cimport outbox_add, outbox_clear, outbox_send
-from flyproxy._speedups.flow.retry cimport F_CUT, F_RESET, F_STALE, attempt_failed
+from flyproxy._speedups.flow.retry cimport F_CUT, F_RESET, F_STALE, attempt_failed, attempt_unseen
 from flyproxy._speedups.flow.splicing cimport (
     SP_BUDGET, SP_DONE, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SINK_FULL, SP_SOURCE_ERROR, splice_through,
 )
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
-    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER,
-    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_CLOSE, XF_KEEP_ALIVE, XF_PRISTINE, XF_RESET, XF_UPGRADE,
+    BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_FIN, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER,
+    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_BODY_STREAMED, XF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RESET, XF_UPGRADE,
     XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_room
@@ -28,18 +28,40 @@ from flyproxy._speedups.proto.http1 cimport (
 from flyproxy._speedups.shm.counters cimport LIM_BUFFER
 
 cdef enum:
+    RESET_WAIT_MS = 200         # how long a reset may take to follow a close
     HEAD_STEP = 8 << 10         # bytes read at least when a head comes in pieces
 
 
 # -- the VM's end of stream, or a broken connection
 
-cdef void ended(Worker *w, Exchange *x, int64_t result) noexcept nogil:
+cdef void lost(Worker *w, Exchange *x, int reset) noexcept nogil:
     cdef Conn *u = x.up
+    if u.flags & CF_REUSED and buf_len(&u.in_) == 0 and x.interim == 0:
+        attempt_failed(w, x, F_STALE)
+    else:
+        attempt_failed(w, x, F_RESET if reset else F_CUT)
+
+
+# The VM closed without a word while the request may still be on its way. If nobody has taken it, the VM's kernel is about to answer
+# with a reset, which proves that it can be repeated, whatever its method: wait for that a moment.
+cdef int reset_may_follow(Worker *w, Exchange *x) noexcept nogil:
+    cdef Conn *u = x.up
+    if u.flags & CF_FIN or x.flags & (XF_IDEMPOTENT | XF_BODY_STREAMED) or not attempt_unseen(x):
+        return 0
+    u.flags |= CF_FIN
+    u.s.io &= ~IO_IN
+    timer_set(&w.reactor, &u.s, w.reactor.now_ms + RESET_WAIT_MS)
+    return 1
+
+
+cdef void response_ended(Worker *w, Exchange *x) noexcept nogil:
+    lost(w, x, 0)
+
+
+cdef void ended(Worker *w, Exchange *x, int64_t result) noexcept nogil:
     if x.phase < PH_ANSWER:
-        if u.flags & CF_REUSED and buf_len(&u.in_) == 0 and x.interim == 0:
-            attempt_failed(w, x, F_STALE)
-        else:
-            attempt_failed(w, x, F_RESET if result < 0 else F_CUT)
+        if result < 0 or not reset_may_follow(w, x):
+            lost(w, x, result < 0)
         return
     outbox_clear(w)
     if result == 0 and body_end_of_stream(w, &x.response) == BODY_DONE:

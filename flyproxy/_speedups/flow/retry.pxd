@@ -11,5 +11,7 @@ cdef enum:                      # failures
     F_HEAD_TIMEOUT              # no answer in time
     F_COUNT
 
+# 1: no byte of this attempt can have reached the app, for the VM's kernel has acknowledged none.
+cdef int attempt_unseen(Exchange *x) noexcept nogil
 # Closes the VM's connection, then tries again or answers the failure's error.
 cdef void attempt_failed(Worker *w, Exchange *x, int failure) noexcept nogil

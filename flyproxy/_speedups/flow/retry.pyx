@@ -4,7 +4,8 @@
 - it met a pooled connection that the VM had just given up (RULE_STALE), once, if repeating is safe, or
 - repeating is safe and the retry budget allows it (RULE_REPEATABLE).
 
-Repeating is safe when the method is idempotent (RFC 9110 9.2.2) and every byte sent is still in ``Exchange.head``.
+Repeating is safe when every byte sent is still in ``Exchange.head`` and either the method is idempotent (RFC 9110 9.2.2) or the VM's
+kernel has acknowledged none of them: then no byte can have reached the app.
 """
 
 from libc.stdint cimport uint8_t
@@ -16,6 +17,7 @@ from flyproxy._speedups.flow.worker cimport (
     PH_ANSWER, PH_WAIT, TRIED_MAX, XF_BODY_STREAMED, XF_CONTENT_SENT, XF_IDEMPOTENT, XF_SENDING_OVER, XF_STALE_RETRIED,
     Exchange, Worker,
 )
+from flyproxy._speedups.net.sockets cimport sock_acknowledged
 from flyproxy._speedups.shm.counters cimport RT_CONNECT_TIMEOUT, RT_REFUSED, RT_RESET, RT_STALE
 
 cdef enum Rule:
@@ -26,6 +28,7 @@ cdef enum Rule:
 
 cdef enum:
     TOKENS_PER_RETRY = 10
+    SYN = 1                     # counts as an acknowledged byte
 
 cdef struct FailureRow:
     uint8_t error
@@ -42,20 +45,22 @@ FAILURES[F_CUT] = FailureRow(ERR_PU02, RULE_REPEATABLE, RT_RESET)
 FAILURES[F_HEAD_TIMEOUT] = FailureRow(ERR_PU05, RULE_NEVER, RT_RESET)
 
 
-cdef int repeatable(Exchange *x) noexcept nogil:
-    if x.flags & XF_BODY_STREAMED:
-        return 0
-    return x.flags & XF_IDEMPOTENT or not x.flags & XF_CONTENT_SENT
+cdef int attempt_unseen(Exchange *x) noexcept nogil:
+    return not x.flags & XF_CONTENT_SENT or sock_acknowledged(x.up.s.fd) <= x.sent_before + SYN
 
 
-cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row) noexcept nogil:
+cdef int repeatable(Exchange *x, int unseen) noexcept nogil:
+    return not x.flags & XF_BODY_STREAMED and (unseen or x.flags & XF_IDEMPOTENT)
+
+
+cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row, int unseen) noexcept nogil:
     if x.phase >= PH_ANSWER:
         return 0
     if row.rule == RULE_UNREACHED:
         return x.ntried < TRIED_MAX
     if row.rule == RULE_STALE:
-        return repeatable(x) and not x.flags & XF_STALE_RETRIED
-    if row.rule == RULE_REPEATABLE and repeatable(x) and x.ntried < TRIED_MAX and w.retry_tokens >= TOKENS_PER_RETRY:
+        return repeatable(x, unseen) and not x.flags & XF_STALE_RETRIED
+    if row.rule == RULE_REPEATABLE and repeatable(x, unseen) and x.ntried < TRIED_MAX and w.retry_tokens >= TOKENS_PER_RETRY:
         w.retry_tokens -= TOKENS_PER_RETRY
         return 1
     return 0
@@ -63,11 +68,12 @@ cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row) noexcept nogi
 
 cdef void attempt_failed(Worker *w, Exchange *x, int failure) noexcept nogil:
     cdef const FailureRow *row = &FAILURES[failure]
+    cdef int unseen = x.up == NULL or attempt_unseen(x)
     exchange_drop_upstream(w, x)
     exchange_release(w, x)
     splice_release(w, &x.request_pipe)
     x.last_error = row.error
-    if not may_repeat(w, x, row):
+    if not may_repeat(w, x, row, unseen):
         exchange_fail(w, x, row.error)
         return
     w.counters.retries[row.counter] += 1

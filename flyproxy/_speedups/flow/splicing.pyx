@@ -27,6 +27,7 @@ cdef int drain(Worker *w, Conn *sink, Pipe *pipe, int more, uint64_t *moved) noe
         if n <= 0:
             return SP_SINK_ERROR
         sink.flags |= CF_PROGRESS
+        sink.sent += <uint64_t>n
         moved[0] += <uint64_t>n
     return SP_DONE
 

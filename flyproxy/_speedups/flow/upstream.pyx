@@ -11,11 +11,11 @@ from flyproxy._speedups.flow.output cimport conn_flush
 from flyproxy._speedups.flow.pool cimport pool_take, pool_trim
 from flyproxy._speedups.flow.queue cimport queue_wait
 from flyproxy._speedups.flow.request cimport request_pump, request_send
-from flyproxy._speedups.flow.response cimport response_read
+from flyproxy._speedups.flow.response cimport response_ended, response_read
 from flyproxy._speedups.flow.retry cimport F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_REFUSED, F_UNREACHABLE, attempt_failed
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
-    CF_OPEN_COUNTED, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY, US_CONNECTING, US_IDLE, XF_IDEMPOTENT, XF_RAW,
+    CF_FIN, CF_OPEN_COUNTED, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY, US_CONNECTING, US_IDLE, XF_IDEMPOTENT, XF_RAW,
     XF_STALE_RETRIED, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_len
@@ -33,6 +33,7 @@ cdef enum:
 
 cdef void attach(Exchange *x, Conn *u) noexcept nogil:
     x.up = u
+    x.sent_before = u.sent
     u.x = x
     u.service = x.service
     u.hard_limit = x.hard_limit
@@ -199,6 +200,8 @@ cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
         conn_close(w, u)
     elif u.state == US_CONNECTING:
         attempt_failed(w, x, F_CONNECT_TIMEOUT)
+    elif u.flags & CF_FIN:
+        response_ended(w, x)            # waited in vain for a sign whether the request had arrived
     elif x.phase < PH_ANSWER and not x.request.done and buf_len(&u.out) == 0 and x.request_pipe == NULL:
         timer_set(&w.reactor, source, w.reactor.now_ms + w.config.response_head_ms)  # the client's own deadline runs
     elif x.phase < PH_ANSWER:

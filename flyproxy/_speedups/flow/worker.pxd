@@ -86,6 +86,7 @@ cdef struct Conn:
     uint32_t pool_prev
     uint32_t scanned            # bytes of in_ that the head parser has seen
     uint32_t ahead              # bytes of in_ that the pipeline count has seen
+    uint64_t sent               # VM side: bytes that the kernel has taken
     uint32_t served             # requests answered on this connection
     uint32_t idle_ms            # of the port, 0: the proxy's own
     uint32_t head_ms
@@ -179,6 +180,7 @@ cdef struct Exchange:
     uint64_t window_bytes       # bytes_in then
     uint64_t last_byte_ms       # of the request body
     uint64_t queue_until_ms
+    uint64_t sent_before        # Conn.sent of the VM's connection when this attempt began
     Exchange *queue_next
     Exchange *queue_prev
     Queue *queue

@@ -1,7 +1,7 @@
 """Socket calls with plain results. Every socket made here is non-blocking and close-on-exec."""
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, int64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -48,7 +48,7 @@ cdef extern from "<netinet/in.h>" nogil:
     enum: IPPROTO_TCP
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY
+    enum: TCP_NODELAY, TCP_INFO
 
 cdef extern from "<errno.h>" nogil:
     enum: EINPROGRESS, EAGAIN
@@ -67,6 +67,8 @@ cdef extern from *:
     const uint8_t *FP_V4_MAPPED
 
 cdef enum:
+    TCP_INFO_BYTES = 256
+    ACKNOWLEDGED_AT = 120       # tcpi_bytes_acked in the kernel's struct tcp_info, which only ever grows at its end
     SEND_BUFFER = 1 << 20       # bytes; the kernel doubles it for its own overhead
     UNSENT_MAX = 256 << 10      # bytes not yet sent at which a socket stops being writable
 
@@ -171,6 +173,15 @@ cdef int64_t sock_writev(int fd, iovec *iov, int n) noexcept nogil:
 cdef int sock_has_input(int fd) noexcept nogil:
     cdef char byte
     return not (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN)
+
+
+cdef uint64_t sock_acknowledged(int fd) noexcept nogil:
+    cdef uint8_t info[TCP_INFO_BYTES]
+    cdef uint64_t acknowledged = 0
+    cdef socklen_t n = TCP_INFO_BYTES
+    if getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &n) == 0 and n >= ACKNOWLEDGED_AT + 8:
+        memcpy(&acknowledged, info + ACKNOWLEDGED_AT, 8)
+    return acknowledged
 
 
 cdef void sock_shutdown_write(int fd) noexcept nogil:
