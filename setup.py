@@ -72,7 +72,7 @@ def extensions() -> list[Extension]:
     for path in sorted(SPEEDUPS.rglob("*.pyx")):
         if only and path.parent.name not in only and path.stem not in only:
             continue
-        if path.stem == "_testing" and os.environ.get("FLYPROXY_WHEEL"):
+        if path.stem.startswith("_testing") and os.environ.get("FLYPROXY_WHEEL"):
             continue
         sources, includes = [str(path)], [str(CSRC), picohttpparser()]
         if path.parent.name == "proto" and path.stem == "pico":

@@ -193,7 +193,7 @@ class Listeners:
     # -- apps
 
     def set_ports(self, asked: Sequence[Mapping[str, Any]], settings: Settings) -> Change:
-        """What apps want now: entries {"port", "waiting": "tls" | None, "apps"}. Never fails; see ``rows``."""
+        """What apps want now: {"port", "waiting": its state in words, or None, "apps"} each. Never fails; see ``rows``."""
         self._asked = list(asked)
         covered = {end.service_port for group in self._wishes.values() for end in group}
         change, states = Change(), {}
@@ -220,7 +220,7 @@ class Listeners:
 
     def _app_port(self, port: int, entry: Mapping[str, Any], settings: Settings, change: Change) -> str:
         if entry.get("waiting"):
-            return f"waiting: {entry['waiting']}"
+            return str(entry["waiting"])
         if not settings.allows_port(port):
             return "not allowed: add it to app_ports, or add a listener for it"
         if port not in self._ports:

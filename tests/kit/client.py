@@ -83,7 +83,7 @@ class RawClient:
 
     def try_send(self, data: bytes) -> None:
         """Send what the other side may refuse to take: it may have answered and closed already."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(OSError):
             self.sock.sendall(data)
 
     def request(

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READY_S = 20.0
 STOP_S = 20.0
 BAD_LEVELS = ("warning", "error")
+COMMANDS = threading.Lock()  # sys.stdout is redirected while one runs
 ALWAYS_ALLOWED = ("privileges-kept",)  # where a test runs is no fault of the proxy's
 
 
@@ -201,7 +203,7 @@ class ProxyDaemon:
         from flyproxy.ctl.main import main
 
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with COMMANDS, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(["--socket", str(self.dir / "run"), "--json", *args])
         assert code == 0, f"flyproxyctl {' '.join(args)} exited with {code}: {err.getvalue()}{out.getvalue()}"
         return json.loads(out.getvalue())["data"]

@@ -139,7 +139,7 @@ async def serve_single(boot: Boot, channel: Channel) -> int:
 
 def say_ports(boot: Boot, channel: Channel) -> None:
     words = Path(boot.runtime, "ports").read_text().split()
-    ports = [(word.rstrip("t"), "tls" if word.endswith("t") else None) for word in words]
+    ports = [(word.rstrip("t"), "waiting: tls" if word.endswith("t") else None) for word in words]
     channel.send({"t": "ports", "ports": [{"port": int(p), "waiting": w, "apps": ["web"]} for p, w in ports]})
 
 
