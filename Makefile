@@ -10,7 +10,7 @@ DEMO_DIR ?= .demo
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 20
 
 # -- installing and building; each stamp stands for a step that is done
 
@@ -86,7 +86,7 @@ asan: build ## the compiled part under address and undefined-behaviour sanitizer
 	scripts/asan $(ARGS)
 
 .PHONY: fuzz
-fuzz: build ## the codecs under libFuzzer, SECONDS=20 each
+fuzz: build ## the codecs under libFuzzer for SECONDS=20 in all
 	@scripts/bootstrap fuzz
 	$(PY) tests/fuzz/run.py --seconds $(or $(SECONDS),20)
 
@@ -110,3 +110,8 @@ bench: build ## cost of a request beside relay, HAProxy and nginx; ROUNDS=5 SECO
 .PHONY: bench-micro
 bench-micro: build ## parsing, rewriting, choosing, tables: pytest-benchmark
 	$(PY) -m pytest -q --benchmark-only --benchmark-columns=min,median,ops --timeout=0 bench/micro
+
+.PHONY: bench-propagation
+bench-propagation: build ## commit to every worker, commit to a new port; writes docs/propagation.md; CHANGES=2000 RATE=200
+	@scripts/bootstrap bench
+	$(PY) -m bench.propagation --changes $(or $(CHANGES),2000) --rate $(or $(RATE),200)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flyproxy._speedups._testing_shm import Worker
 from flyproxy._speedups.shm import beat
+from flyproxy._speedups.shm.counters import CounterReader
 from flyproxy._speedups.shm.table import TableWriter
 
 ADDRESS = bytes(10) + b"\xff\xff\x7f\x00\x00\x01"
@@ -17,8 +18,14 @@ ADDRESS = bytes(10) + b"\xff\xff\x7f\x00\x00\x01"
 
 def service(balance: str = "least", hard_limit: int = 100) -> dict[str, Any]:
     port = {"start": 80, "end": 80, "handlers": ["http"]}
-    return {"internal_port": 8080, "concurrency": "requests", "soft_limit": 20, "hard_limit": hard_limit,
-            "balance": balance, "ports": [port]}
+    return {
+        "internal_port": 8080,
+        "concurrency": "requests",
+        "soft_limit": 20,
+        "hard_limit": hard_limit,
+        "balance": balance,
+        "ports": [port],
+    }
 
 
 class Bench:
@@ -27,8 +34,10 @@ class Bench:
     def __init__(self, machines: int, per_app: int = 10, balance: str = "least") -> None:
         apps = max(machines // per_app, 1)
         self.fds = beat.create_segments(
-            apps=apps, hostnames=apps, addresses=1, machines=machines + 1000, procs=4, slots=1)
-        beat.Root(self.fds, True).claim_proc(0, os.getpid())
+            apps=apps, hostnames=apps, addresses=1, machines=machines + 1000, procs=4, slots=1
+        )
+        self.root = beat.Root(self.fds, True)
+        self.root.claim_proc(0, os.getpid())
         self.writer = TableWriter(self.fds, {}, "yyz", "bench", b"0123456789abcdef")
         self.writer.reset()
         self.hosts = [f"app-{i}.example.com".encode() for i in range(apps)]
@@ -59,6 +68,12 @@ class Bench:
         rng.shuffle(ranks)
         weights = list(accumulate(1 / (k + 1) for k in range(count)))
         return array("I", rng.choices(ranks, cum_weights=weights, k=n)).tobytes()
+
+    def another_worker(self, proc: int) -> Worker:
+        return Worker(self.fds, proc)
+
+    def counters(self) -> CounterReader:
+        return CounterReader(self.fds)
 
     def close(self) -> None:
         self.worker.leave()

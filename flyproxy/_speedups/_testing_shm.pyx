@@ -7,26 +7,27 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from flyproxy._speedups.route.choose cimport (
-    CHOOSE_FULL, CHOOSE_NONE, CHOOSE_UNHEALTHY, CHOSEN, TRIED_MAX, Choose, route_choose, route_key, route_key_address,
+    CHOOSE_FULL, CHOOSE_NONE, CHOOSE_UNHEALTHY, CHOSEN, Choose, route_choose, route_key, route_key_address,
 )
 from flyproxy._speedups.route.ring cimport RingWalk, ring_next, ring_seek
 from flyproxy._speedups.shm.budget cimport (
-    BK_APP, BK_INFLIGHT, BK_OPEN, BK_PROXY, budget_admit, budget_own, budget_release, budget_sum, budget_wait, budget_wake,
+    BK_APP, BK_INFLIGHT, BK_OPEN, BK_PROXY, budget_admit, budget_own, budget_release, budget_sum, budget_wait,
+    budget_wake,
 )
 from flyproxy._speedups.shm.counters cimport (
     AppSeries, MachineSeries, counters_app, counters_bucket, counters_http, counters_machine, counters_worker,
 )
 from flyproxy._speedups.shm.logring cimport logring_put
-from flyproxy._speedups.shm.platform cimport fp_monotonic_ns, fp_siphash13
-from flyproxy._speedups.shm.ring cimport ring_point
+from flyproxy._speedups.shm.platform cimport fp_monotonic_ns, fp_siphash13, fp_split
+from flyproxy._speedups.shm.ring cimport MACHINE_POINTS, ring_point
 from flyproxy._speedups.shm.segments cimport (
-    ROOT_BEATS, ROOT_OWNERS, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, SEG_TABLE0, ProcBeat, Root, Shm, shm_attach, shm_beat,
+    ROOT_BEATS, ROOT_OWNERS, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, ProcBeat, Root, Shm, shm_attach, shm_beat,
     shm_slot_owner, shm_unmap,
 )
 from flyproxy._speedups.shm.table cimport (
-    ADDR_APP, ADDR_SHARED, ADDR_UNKNOWN, TApp, TMachine, TPort, TService, Table, table_address, table_app, table_app_by_host,
-    table_candidates, table_enter, table_http_port, table_init, table_leave, table_machine, table_port, table_raw_port,
-    table_ring, table_service, table_service_by_id, table_slot,
+    ADDR_APP, ADDR_SHARED, ADDR_UNKNOWN, TApp, TMachine, TPort, TService, Table, table_address, table_app,
+    table_app_by_host, table_candidates, table_enter, table_http_port, table_init, table_leave, table_machine,
+    table_port, table_raw_port, table_ring, table_service, table_service_by_id, table_slot,
 )
 from flyproxy._speedups.shm.table_layout cimport (
     AppTail, DirEntry, IndexSlot, KeyBlock, RegionRef, ServiceTail, TableHeader, Wait,
@@ -40,14 +41,10 @@ cdef str text(const char *p, uint32_t n):
     return p[:n].decode()
 
 
-cdef uint64_t mix(uint64_t *state) noexcept nogil:
-    """Next number of a SplitMix64 sequence: repeatable random words."""
-    cdef uint64_t z
-    state[0] += <uint64_t>0x9E3779B97F4A7C15
-    z = state[0]
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
+cdef inline uint64_t mix(uint64_t *state) noexcept nogil:
+    """Repeatable random words."""
+    state[0] += 1
+    return fp_split(state[0] * <uint64_t>0x9E3779B97F4A7C15, 0)
 
 
 # -- what the torture's writer promises of every record
@@ -231,9 +228,9 @@ cdef class Worker:
 
     def admit_loop(self, uint32_t index, uint32_t limit, uint32_t turns):
         """Admits and releases; (admitted, times that the sum was seen above the limit while holding a unit)."""
-        cdef uint32_t i, admitted = 0, over = 0
+        cdef uint32_t _turn, admitted = 0, over = 0
         with nogil:
-            for i in range(turns):
+            for _turn in range(turns):
                 if budget_admit(&self.shm, BK_INFLIGHT, index, limit):
                     admitted += 1
                     over += budget_sum(&self.shm, BK_INFLIGHT, index) > limit
@@ -294,7 +291,8 @@ cdef class Worker:
         for status, us in answers:
             counters_http(&series.http, status, us)
 
-    def count_worker(self, *, int requests=0, int accepted=0, error=None, limit=None, retry=None, memory=None, turn_us=None):
+    def count_worker(self, *, int requests=0, int accepted=0, error=None, limit=None, retry=None, memory=None,
+                     turn_us=None):
         worker = counters_worker(&self.shm)
         worker.requests += requests
         worker.accepted += accepted
@@ -319,11 +317,11 @@ cdef class Worker:
     # -- torture
     def read_loop(self, list hosts, uint64_t turns, int stop_fd):
         """Turns of look-ups of all hosts with every promise of the torture's writer checked, until `turns` are done or
-        `stop_fd` is readable; (look-ups that found an app, broken promises, turns)."""
+        `stop_fd` is readable, but at least one; (look-ups that found an app, broken promises, turns)."""
         cdef uint64_t turn = 0, found = 0, torn = 0
         cdef bytes name
         import select
-        while turn < turns and not select.select([stop_fd], [], [], 0)[0]:
+        while turn == 0 or (turn < turns and not select.select([stop_fd], [], [], 0)[0]):
             table_enter(&self.table)
             for name in hosts:
                 self.read_one(name, &found, &torn)
@@ -345,7 +343,7 @@ cdef class Worker:
 
     # -- measuring: nanoseconds per operation, without the GIL
     def time_route(self, list hosts, order, bint admit):
-        """Look-up of a host and choice of a machine for each index in `order` (bytes of uint32); the unit is released."""
+        """Look-up of a host and choice of a machine for each index in `order` (uint32 as bytes), then release."""
         cdef bytes indexes = order
         cdef bytes host
         cdef uint32_t n = <uint32_t>(len(indexes) // 4), i
@@ -381,10 +379,10 @@ cdef class Worker:
 
     def time_admit(self, uint32_t index, uint32_t limit, uint32_t n):
         cdef uint64_t begin
-        cdef uint32_t i
+        cdef uint32_t _pair
         with nogil:
             begin = fp_monotonic_ns()
-            for i in range(n):
+            for _pair in range(n):
                 budget_admit(&self.shm, BK_INFLIGHT, index, limit)
                 budget_release(&self.shm, BK_INFLIGHT, index)
             begin = fp_monotonic_ns() - begin
@@ -393,13 +391,13 @@ cdef class Worker:
     def time_ring(self, str host, uint32_t n):
         """Seeks of random keys on the ring of the host's app."""
         cdef uint64_t begin
-        cdef uint32_t points_n, i
+        cdef uint32_t points_n, _seek
         cdef const uint64_t *points = table_ring(&self.table, self.find_service(host, 0), &points_n)
         cdef RingWalk walk
         cdef uint64_t total = 0
         with nogil:
             begin = fp_monotonic_ns()
-            for i in range(n):
+            for _seek in range(n):
                 ring_seek(&walk, points, points_n, mix(&self.seed))
                 total += ring_next(&walk)
             begin = fp_monotonic_ns() - begin
@@ -426,7 +424,8 @@ def bucket(uint64_t us):
 
 def ring_points(bytes key, list ids):
     """Sorted points of a ring of machines with these ids in slots 0, 1, …"""
-    return sorted(ring_point(<const uint64_t *><const char *>key, id, <uint32_t>len(id), slot) for slot, id in enumerate(ids))
+    hashes = [siphash13(key, id) for id in ids]
+    return sorted(ring_point(hashes[slot], i, slot) for slot in range(len(ids)) for i in range(MACHINE_POINTS))
 
 
 def ring_walk(list points, uint64_t key, int steps):

@@ -29,7 +29,7 @@ def status(master: Master) -> dict[str, Any]:
         "workers": workers(master), "listeners": master.listeners.rows(),
         "table": {
             "generation": table.generation, "age_seconds": _age(table.published_ns),
-            "apps": usage.get("apps", 0), "machines": usage["machines"],
+            "apps": usage["apps"], "machines": usage["machines"],
         },
         "revision": revision(master), "generation": state.generation, "restarts": dict(master.restarts),
         "orphans": len(master.orphans),

@@ -9,7 +9,6 @@ import pytest
 from flyproxy._speedups.shm.table import TableReader
 from tests.kit.wait import until
 
-
 CHECKED = """\
 [http_service]
 internal_port = 8080

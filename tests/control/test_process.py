@@ -20,7 +20,6 @@ from flyproxy.ctl.failure import Failure
 from tests.control.boot import ROOT, Host
 from tests.kit.wait import until
 
-
 WEB = {"fly_toml": "[http_service]\ninternal_port = 8080\n"}
 MACHINE = {"app": "web", "address": "127.0.0.1", "port": 9}
 

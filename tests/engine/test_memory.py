@@ -49,7 +49,7 @@ def test_free_lists_keep_no_more_than_allowed():
 
 def test_a_buffer_larger_than_the_largest_class_is_refused():
     buffers = Buffers(0)
-    assert not buffers.append(0, bytes(5 << 20))
+    assert not buffers.append(0, bytes(33 << 20))
     assert buffers.used == 0
 
 

@@ -1,27 +1,5 @@
-from __future__ import annotations
+"""The worlds of tests/shm: choices are made over the same shared memory."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from tests.shm.conftest import make_world, world
 
-import pytest
-
-from tests.shm.world import World
-
-
-@pytest.fixture
-def make_world() -> Iterator[Callable[..., World]]:
-    """Worlds of any size, closed after the test."""
-    made: list[World] = []
-
-    def make(**sizes: Any) -> World:
-        made.append(World(**sizes))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
-
-
-@pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
-    return make_world()
+__all__ = ["make_world", "world"]

@@ -12,23 +12,8 @@ import pytest
 
 from flyproxy._speedups.shm import beat
 from tests.kit.wait import until
+from tests.shm.children import in_child, status_of
 from tests.shm.world import World
-
-
-def in_child(run: Callable[[], int]) -> int:
-    """Forks; the child ends with the exit status that `run` returns. The pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            status = run()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def status_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class TestAdmit:
@@ -82,7 +67,9 @@ class TestAdmit:
                 worker.admit(kind, index, 0)
         world.root.reclaim_proc(0)
         world.worker(0)
-        assert [two.sum(kind, index) for kind, index in (("inflight", 63), ("open", 0), ("app", 15), ("proxy", 0))] == [1] * 4
+        assert [two.sum(kind, index) for kind, index in (("inflight", 63), ("open", 0), ("app", 15), ("proxy", 0))] == [
+            1
+        ] * 4
 
     def test_reclaiming_touches_only_what_was_used(self, make_world: Callable[..., World]) -> None:
         world = make_world(machines=100_000)
@@ -189,7 +176,7 @@ class TestWaiters:
             woken = self.woken(waiting)
             assert len(woken) == 1
             order += woken
-            workers[woken[0]].wait(2)       # its queue is longer
+            workers[woken[0]].wait(2)  # its queue is longer
         assert order == [1, 3, 0] * 3
 
     def test_nobody_waits_nobody_is_woken(self, waiting: World) -> None:

@@ -8,11 +8,11 @@ import struct
 
 import pytest
 
-from tests.shm.test_budget import in_child, status_of
+from tests.shm.children import in_child, status_of
 from tests.shm.world import World
 
 RING = 4 << 20
-STRIDE = RING + 4096        # of one process: head, tail and data in whole pages
+STRIDE = RING + 4096  # of one process: head, tail and data in whole pages
 
 
 def test_lines_come_out_in_order_once(world: World) -> None:

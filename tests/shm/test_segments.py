@@ -38,9 +38,24 @@ def test_untouched_segments_take_no_memory() -> None:
 
 def test_structs_have_the_sizes_that_the_document_draws() -> None:
     assert door.layout() == {
-        "Root": 104, "owners": 512, "beats": 1536, "ProcBeat": 256, "TableHeader": 120, "DirEntry": 8, "IndexSlot": 16,
-        "KeyBlock": 12, "TApp": 80, "AppTail": 20, "RegionRef": 24, "TPort": 24, "TService": 100, "ServiceTail": 28,
-        "TMachine": 124, "Wait": 16, "AppSeries": 1664, "MachineSeries": 1792,
+        "Root": 104,
+        "owners": 512,
+        "beats": 1536,
+        "ProcBeat": 256,
+        "TableHeader": 120,
+        "DirEntry": 8,
+        "IndexSlot": 16,
+        "KeyBlock": 12,
+        "TApp": 80,
+        "AppTail": 20,
+        "RegionRef": 24,
+        "TPort": 24,
+        "TService": 100,
+        "ServiceTail": 28,
+        "TMachine": 124,
+        "Wait": 16,
+        "AppSeries": 1664,
+        "MachineSeries": 1792,
     }
 
 
@@ -118,7 +133,7 @@ class TestBeat:
         world.root.set_slot_owner(2, None)
         assert world.root.slot_owner(2) is None
         with mmap.mmap(world.fds["root"], 4096) as root:
-            assert struct.unpack_from("Q", root, 64) == (2,)    # owner_epoch: raised with every change
+            assert struct.unpack_from("Q", root, 64) == (2,)  # owner_epoch: raised with every change
 
     def test_slots_and_indexes_that_do_not_exist_are_named(self, world: World) -> None:
         with pytest.raises(ValueError, match="slot 4 does not exist; there are 4"):

@@ -144,8 +144,9 @@ class TestAddressesAndPorts:
         (service(balance="hash", balance_key="body:x"), "'body' is not one of"),
         (service(balance="hash", balance_key="header:"), "must have 1 to 63"),
     ])  # fmt: skip
-    def test_what_the_table_cannot_hold_is_refused_and_nothing_changes(self, world: World, bad: dict[str, object],
-                                                                       message: str) -> None:
+    def test_what_the_table_cannot_hold_is_refused_and_nothing_changes(
+        self, world: World, bad: dict[str, object], message: str
+    ) -> None:
         world.app("a", service(port(7)), hosts=["a.test"])
         with pytest.raises(ValueError, match=message):
             world.app("a", bad)
@@ -176,14 +177,24 @@ class TestMachines:
         world.machines("a", 3)
         worker = world.worker()
         for region, health, cordoned, lists in [
-            ("ams", "passing", False, [[0, 2], [1]]), ("ams", "critical", False, [[0, 2]]), ("yyz", "critical", False, [[0, 2]]),
-            ("yyz", "passing", False, [[0, 2, 1]]), ("yyz", "passing", True, [[0, 2]]), ("yyz", "unknown", False, [[0, 2, 1]]),
+            ("ams", "passing", False, [[0, 2], [1]]),
+            ("ams", "critical", False, [[0, 2]]),
+            ("yyz", "critical", False, [[0, 2]]),
+            ("yyz", "passing", False, [[0, 2, 1]]),
+            ("yyz", "passing", True, [[0, 2]]),
+            ("yyz", "unknown", False, [[0, 2, 1]]),
         ]:  # fmt: skip
             world.machine("m1", "a", region, health, cordoned=cordoned)
             world.commit()
             worker.enter()
             assert worker.candidates("a.test") == lists
-            assert worker.machine(1, 1) == ("m1", 8080, ["unknown", "passing", "critical"].index(health), cordoned, region)
+            assert worker.machine(1, 1) == (
+                "m1",
+                8080,
+                ["unknown", "passing", "critical"].index(health),
+                cordoned,
+                region,
+            )
 
     def test_long_lists_become_short_and_long_again(self, make_world: Callable[..., World]) -> None:
         world = make_world(machines=200)
@@ -227,13 +238,15 @@ class TestMachines:
 
     @pytest.mark.parametrize(("change", "message"), [
         ({"id": ""}, "needs an id"), ({"id": "x" * 40}, "machine id"), ({"port": 65536}, "port 65536"),
-        ({"region": "x" * 16}, "region"), ({"health": "well"}, "'well' is not one of"), ({"address": b"1234"}, "4 bytes"),
+        ({"region": "x" * 16}, "region"), ({"health": "well"}, "'well' is not one of"), ({"address": b"1"}, "1 bytes"),
         ({"app": ""}, "app ''"), ({"app": "x" * 64}, "1 to 63"),
     ])  # fmt: skip
-    def test_records_that_the_table_cannot_hold_are_refused(self, world: World, change: dict[str, object], message: str) -> None:
+    def test_records_that_the_table_cannot_hold_are_refused(
+        self, world: World, change: dict[str, object], message: str
+    ) -> None:
         record = {"id": "m", "app": "a", "region": "yyz", "health": "passing", **change}
         with pytest.raises(ValueError, match=message):
-            world.machine(**record)     # type: ignore[arg-type]
+            world.machine(**record)  # type: ignore[arg-type]
 
 
 class TestCommit:
@@ -309,7 +322,9 @@ class TestCommit:
 
 
 class TestFull:
-    def test_each_capacity_names_its_setting_and_leaves_the_table_as_it_was(self, make_world: Callable[..., World]) -> None:
+    def test_each_capacity_names_its_setting_and_leaves_the_table_as_it_was(
+        self, make_world: Callable[..., World]
+    ) -> None:
         world = make_world(apps=2, hostnames=2, addresses=2, machines=2)
         worker = world.worker()
         for i in range(2):
@@ -332,10 +347,12 @@ class TestFull:
         assert [worker.candidates(f"h{i}.test") for i in range(2)] == [[[0]], [[1]]]
         assert world.reader().usage()["refused"] == 4
         world.writer.remove_machine("m1")
-        world.machine("m2", "a0")       # room again at once: spare slots bridge the grace period
+        world.machine("m2", "a0")  # room again at once: spare slots bridge the grace period
         world.commit()
 
-    def test_memory_held_by_a_stuck_reader_is_bounded_told_and_given_back(self, make_world: Callable[..., World]) -> None:
+    def test_memory_held_by_a_stuck_reader_is_bounded_told_and_given_back(
+        self, make_world: Callable[..., World]
+    ) -> None:
         world = make_world(machines=4000)
         world.app("a", hosts=["a.test"])
         world.machines("a", 4000)
@@ -361,7 +378,9 @@ class TestFull:
 
 
 def test_reader_copies_whole_apps(world: World) -> None:
-    world.app("a", service(port(80, "http"), soft=5, hard=10, balance="hash", balance_key="header:X-Key", half_close=True))
+    world.app(
+        "a", service(port(80, "http"), soft=5, hard=10, balance="hash", balance_key="header:X-Key", half_close=True)
+    )
     world.machine("m", "a")
     world.commit()
     world.worker().admit("inflight", 0, 0)
@@ -373,13 +392,26 @@ def test_reader_copies_whole_apps(world: World) -> None:
     assert web["regions"] == [("yyz", [0])]
     assert web["ports"][0]["handlers"] == ["http"]
     [machine] = world.reader().machines()
-    assert machine == {"id": "m", "app": "a", "address": v4("10.0.0.1"), "port": 8080, "region": "yyz", "host": "host1",
-                       "health": "passing", "cordoned": False, "slot": 0, "generation": 1, "in_flight": 1}
+    assert machine == {
+        "id": "m",
+        "app": "a",
+        "address": v4("10.0.0.1"),
+        "port": 8080,
+        "region": "yyz",
+        "host": "host1",
+        "health": "passing",
+        "cordoned": False,
+        "slot": 0,
+        "generation": 1,
+        "in_flight": 1,
+    }
 
 
 def test_siphash_is_the_one_that_python_uses() -> None:
     code = "import sys; print([hash(bytes(range(n))) for n in range(1, 40)])"
-    out = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, check=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, check=True, text=True
+    )
     ours = [door.siphash13(bytes(16), bytes(range(n))) for n in range(1, 40)]
     assert sys.hash_info.algorithm == "siphash13"
     assert [value & 0xFFFFFFFFFFFFFFFF for value in eval(out.stdout)] == ours

@@ -1,5 +1,7 @@
-"""Readers in processes of their own while a writer churns and everybody is killed at random: no reader ever sees a record
-that is not whole, and the table goes on."""
+"""Readers in processes of their own while a writer churns and everybody is killed at random.
+
+No reader ever sees a record that is not whole, and the table goes on.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 
-from flyproxy._speedups.shm.table import TableWriter
+from flyproxy._speedups.shm.table import TableFull, TableWriter
 from tests.kit.wait import until
-from tests.shm.test_budget import in_child, status_of
+from tests.shm.children import in_child, status_of
 from tests.shm.world import KEY, World, port
 
 APPS = 6
@@ -24,28 +27,41 @@ READERS = 2
 
 def promised_services(version: int, n: int) -> list[dict[str, object]]:
     """Every part holds the same version: the readers' loop checks that (app_torn in _testing_shm)."""
-    return [{"internal_port": 100 + i, "concurrency": "requests", "soft_limit": version, "hard_limit": version,
-             "balance": "hash" if i % 2 else "least",
-             "ports": [port(1000 + i, "http", idle_timeout=version)]} for i in range(n)]
+    return [
+        {
+            "internal_port": 100 + i,
+            "concurrency": "requests",
+            "soft_limit": version,
+            "hard_limit": version,
+            "balance": "hash" if i % 2 else "least",
+            "ports": [port(1000 + i, "http", idle_timeout=version)],
+        }
+        for i in range(n)
+    ]
+
+
+def change(writer: TableWriter, rng: random.Random, version: int) -> None:
+    """One random record, whole in itself."""
+    app, id, kind = rng.randrange(APPS), f"m{rng.randrange(150)}", rng.random()
+    if kind < 0.6:
+        address = struct.pack("=4I", *[version] * 4)
+        health, cordoned = rng.choice(("passing", "passing", "critical")), rng.random() < 0.1
+        writer.put_machine(id, f"a{app}", address, version, rng.choice(REGIONS), "h", health, cordoned)
+    elif kind < 0.75:
+        writer.remove_machine(id)
+    elif kind < 0.95:
+        writer.put_app(f"a{app}", promised_services(version, rng.randrange(1, 4)))
+    else:
+        writer.put_hostname(HOSTS[app].decode(), f"a{rng.randrange(APPS)}")
 
 
 def churn(writer: TableWriter, rng: random.Random, versions: Iterator[int]) -> None:
-    """One commit of a few random changes, each record whole in itself."""
+    """One commit of a few changes. Refusals belong to it: ids and memory wait for readers that do not run."""
     for _ in range(rng.randrange(1, 6)):
-        version = next(versions) % 60_000 + 1
-        app = rng.randrange(APPS)
-        id, kind = f"m{rng.randrange(150)}", rng.random()
-        if kind < 0.6:
-            address = struct.pack("=4I", *[version] * 4)
-            writer.put_machine(id, f"a{app}", address, version, rng.choice(REGIONS), "h",
-                               rng.choice(("passing", "passing", "critical")), rng.random() < 0.1)
-        elif kind < 0.75:
-            writer.remove_machine(id)
-        elif kind < 0.95:
-            writer.put_app(f"a{app}", promised_services(version, rng.randrange(1, 4)))
-        else:
-            writer.put_hostname(HOSTS[app].decode(), f"a{rng.randrange(APPS)}")
-    writer.commit(next(versions))
+        with suppress(TableFull):
+            change(writer, rng, next(versions) % 60_000 + 1)
+    with suppress(TableFull):
+        writer.commit(next(versions))
 
 
 def fill(writer: TableWriter, rng: random.Random, versions: Iterator[int]) -> None:
@@ -157,5 +173,6 @@ def test_a_reader_without_a_beat_copies_whole_records(make_world: Callable[..., 
             limits = {service["hard_limit"] for service in app["services"]}
             assert len(limits | {service["soft_limit"] for service in app["services"]}) == 1
             assert [p["idle_timeout_ms"] for s in app["services"] for p in s["ports"]] == [
-                next(iter(limits)) * 1000] * len(app["services"])
+                next(iter(limits)) * 1000
+            ] * len(app["services"])
     assert whole > 100

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flyproxy._speedups.shm.table import TableFull, TableWriter
+from tests.shm.children import in_child
 from tests.shm.world import KEY, World, port, service, v4
 
 
@@ -150,7 +153,7 @@ class TestReset:
         assert worker.host("b.test") is None
         worker.hold("a.test")
         world.commit()
-        assert worker.held_candidates() == [[0, 1, 2]]      # its turn goes on in the segment that it began in
+        assert worker.held_candidates() == [[0, 1, 2]]  # its turn goes on in the segment that it began in
         assert worker.enter() == (2, 2)
         assert worker.host("a.test") is None
         assert worker.host("b.test") is not None
@@ -172,7 +175,7 @@ class TestReset:
         assert worker.host("a.test") == app
         assert [worker.service("a.test", i)[:3] for i in range(2)] == services
         assert worker.candidates("a.test") == [[0, 1, 2]]
-        assert worker.host("first.test")[1] not in (0, 1)       # 0 was "gone": nobody's until every reader has moved on
+        assert worker.host("first.test")[1] not in (0, 1)  # 0 was "gone": nobody's until every reader has moved on
         assert worker.candidates("first.test") == [[3]]
         assert {m["id"]: m["in_flight"] for m in world.reader().machines()}["m1"] == 1
 
@@ -211,8 +214,8 @@ class TestReset:
         world.commit()
         stuck = world.worker(3)
         stuck.enter()
-        world.writer.reset()        # it reads the active segment
-        world.commit()              # and now the one that is not
+        world.writer.reset()  # it reads the active segment
+        world.commit()  # and now the one that is not
         with pytest.raises(TimeoutError, match="process index 3 still reads the former one"):
             world.writer.reset()
         stuck.leave()
@@ -250,7 +253,7 @@ class TestReset:
 
 
 class TestScribbledTable:
-    """The table is input: whatever stands there, look-ups end, find something or nothing, and stay inside the segment."""
+    """The table is input: whatever stands there, look-ups end, find something or nothing, and stay in the segment."""
 
     def look_everywhere(self, world: World) -> int:
         worker = world.worker()
@@ -271,7 +274,12 @@ class TestScribbledTable:
         return found
 
     def fill(self, world: World) -> None:
-        world.app("a", service(port(80, "http"), balance="hash"), service(port(81), internal_port=2), hosts=["a.test", "*.wild.test"])
+        world.app(
+            "a",
+            service(port(80, "http"), balance="hash"),
+            service(port(81), internal_port=2),
+            hosts=["a.test", "*.wild.test"],
+        )
         world.app("b", service(port(5432)), hosts=["b.test"])
         world.machines("a", 20)
         world.machines("a", 3, "ams", prefix="ams")
@@ -296,6 +304,26 @@ class TestScribbledTable:
                 table[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
             self.look_everywhere(world)
 
+    def test_bytes_that_change_while_they_are_read(self, world: World) -> None:
+        """What was checked once must not be read again from where somebody writes."""
+        self.fill(world)
+
+        def scribble() -> int:
+            rng = random.Random(1)
+            with mmap.mmap(world.fds["table1"], os.fstat(world.fds["table1"]).st_size) as table:
+                arena = table.find(b"a.test", 0, 1 << 20) & ~4095
+                whole, end = table[arena : arena + 16384], time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    for _ in range(200):
+                        table[arena + rng.randrange(16384)] = rng.choice((0, 0x7F, 0xFF))
+                    table[arena : arena + 16384] = whole
+            return 0
+
+        pid = in_child(scribble)
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            with suppress(UnicodeDecodeError):
+                self.look_everywhere(world)
+
     @pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0x80, 0xFF])
     def test_one_byte_everywhere(self, make_world: Callable[..., World], byte: int) -> None:
         world = make_world()
@@ -307,7 +335,7 @@ class TestScribbledTable:
 
 
 class TableModel(RuleBasedStateMachine):
-    """Any sequence of changes, commits and restarts: what readers find is the join of the records as of the last commit."""
+    """Any sequence of changes, commits and restarts: readers find the join of the records as of the last commit."""
 
     apps = st.sampled_from(["one", "two", "three"])
     hosts = st.sampled_from(["a.test", "b.test", "*.c.test", "x.c.test"])
@@ -389,9 +417,11 @@ class TableModel(RuleBasedStateMachine):
     def readers_find_what_was_committed(self) -> None:
         self.worker.enter()
         apps, machines = self.published["apps"], self.published["machines"]
-        names = {slot: (id, port) for slot, id, port in (
-            (m["slot"], m["id"], m["port"]) for m in self.world.reader().machines())}
-        assert {id: number for id, number in names.values()} == {id: record[3] for id, record in machines.items()}
+        names = {
+            slot: (id, port)
+            for slot, id, port in ((m["slot"], m["id"], m["port"]) for m in self.world.reader().machines())
+        }
+        assert dict(names.values()) == {id: record[3] for id, record in machines.items()}
         for host in ("a.test", "b.test", "x.c.test", "y.c.test", "c.test"):
             hosts = self.published["hosts"]
             app = hosts.get(host)
@@ -415,11 +445,14 @@ class TableModel(RuleBasedStateMachine):
                 routable.setdefault(region, set()).add(id)
         nearest_first = sorted(routable, key=lambda region: (region != "yyz", region))
         assert [{names[slot][0] for slot in slots} for slots in self.worker.candidates(host)] == [
-            routable[region] for region in nearest_first]
+            routable[region] for region in nearest_first
+        ]
         record = self.worker.service(host)
         assert (record[4], record[5], record[6]) == (limit, len(mine), sum(map(len, routable.values())))
         assert {names[slot][0] for slot in self.worker.ring(host)} in (
-            set(), routable[nearest_first[0]] if nearest_first else set())
+            set(),
+            routable[nearest_first[0]] if nearest_first else set(),
+        )
 
 
 TestTableModel = TableModel.TestCase

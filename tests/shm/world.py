@@ -25,17 +25,33 @@ def port(start: int = 80, *handlers: str, end: int = 0, **options: Any) -> dict[
     return {"start": start, "end": end or start, "handlers": list(handlers), **options}
 
 
-def service(*ports: dict[str, Any], internal_port: int = 8080, soft: int = 0, hard: int = 0, **options: Any) -> dict[str, Any]:
-    return {"internal_port": internal_port, "concurrency": "requests", "soft_limit": soft, "hard_limit": hard,
-            "ports": list(ports) or [port(80, "http")], **options}
+def service(
+    *ports: dict[str, Any], internal_port: int = 8080, soft: int = 0, hard: int = 0, **options: Any
+) -> dict[str, Any]:
+    return {
+        "internal_port": internal_port,
+        "concurrency": "requests",
+        "soft_limit": soft,
+        "hard_limit": hard,
+        "ports": list(ports) or [port(80, "http")],
+        **options,
+    }
 
 
 class World:
     """Segments, the master's root, a writer that has been reset, and workers on demand."""
 
-    def __init__(self, apps: int = 16, hostnames: int = 32, addresses: int = 8, machines: int = 64, procs: int = 16) -> None:
-        self.sizes = {"apps": apps, "hostnames": hostnames, "addresses": addresses, "machines": machines, "procs": procs,
-                      "slots": 4}
+    def __init__(
+        self, apps: int = 16, hostnames: int = 32, addresses: int = 8, machines: int = 64, procs: int = 16
+    ) -> None:
+        self.sizes = {
+            "apps": apps,
+            "hostnames": hostnames,
+            "addresses": addresses,
+            "machines": machines,
+            "procs": procs,
+            "slots": 4,
+        }
         self.fds = beat.create_segments(**self.sizes)
         self.wakes: dict[int, int] = {}
         self.root = beat.Root(self.fds, True)
@@ -66,8 +82,17 @@ class World:
         for host in hosts:
             self.writer.put_hostname(host, name)
 
-    def machine(self, id: str, app: str, region: str = "yyz", health: str = "passing", *, cordoned: bool = False,
-                port: int = 8080, address: bytes = v4("10.0.0.1")) -> None:
+    def machine(
+        self,
+        id: str,
+        app: str,
+        region: str = "yyz",
+        health: str = "passing",
+        *,
+        cordoned: bool = False,
+        port: int = 8080,
+        address: bytes = v4("10.0.0.1"),
+    ) -> None:
         self.writer.put_machine(id, app, address, port, region, "host1", health, cordoned)
 
     def machines(self, app: str, count: int, region: str = "yyz", prefix: str = "m") -> None:

@@ -1,5 +1,5 @@
-/* Atomics on words in shared memory, by name of what they promise. Every shared word is aligned and at most 8 bytes, so a
- * plain access would not tear either; these also keep the compiler from caching, splitting or reordering it. */
+/* Atomics on words in shared memory, by name of what they promise. Every shared word is aligned and at most 8 bytes, so
+ * a plain access would not tear either; these also keep the compiler from caching, splitting or reordering it. */
 #ifndef FLYPROXY_ATOMIC_H
 #define FLYPROXY_ATOMIC_H
 #include <stdint.h>

@@ -51,4 +51,14 @@ static inline uint64_t fp_siphash13(const uint64_t *key, const void *bytes, uint
     fp_sip_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
+
+/* The n-th number of the SplitMix64 sequence that begins at `seed` (Steele, Lea, Flood: "Fast splittable pseudorandom
+ * number generators"): many even words from one hash. */
+static inline uint64_t fp_split(uint64_t seed, uint32_t n)
+{
+    uint64_t z = seed + (n + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
 #endif

@@ -12,8 +12,8 @@ from flyproxy._speedups.flow.answers cimport answer_refused
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.worker cimport (
-    CF_PARTIAL, CF_PROGRESS, DRAIN_IDLE_MS, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY, K_DOWN, LINGER_MS, RATE_WINDOW_MS,
-    Conn, Exchange, Worker,
+    CF_PARTIAL, CF_PROGRESS, DRAIN_IDLE_MS, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY, K_DOWN, LINGER_MS, PH_SEND,
+    RATE_WINDOW_MS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_len
 from flyproxy._speedups.net.reactor cimport Source, reactor_source, timer_set
@@ -50,7 +50,7 @@ cdef void down_rearm(Worker *w, Conn *c) noexcept nogil:
     elif c.state == DS_BUSY:
         if x.queue != NULL:
             deadline = x.queue_until_ms
-        elif not x.request.done and x.up != NULL:
+        elif not x.request.done and x.phase >= PH_SEND:
             deadline = body_deadline(w, x)
     else:
         deadline = idle_deadline(w, c)
@@ -61,9 +61,9 @@ cdef void judge_body(Worker *w, Conn *c) noexcept nogil:
     cdef Exchange *x = c.x
     cdef uint64_t now = w.reactor.now_ms
     cdef uint64_t idle = x.idle_ms if x.idle_ms else w.config.body_idle_ms
-    if x.request.done or x.up == NULL:
+    if x.request.done or x.phase < PH_SEND:
         return
-    if buf_len(&x.up.out) or x.request_pipe != NULL:    # it is the VM that does not take it
+    if x.head_sent < buf_len(&x.head) or buf_len(&x.up.out) or x.request_pipe != NULL:  # the VM does not take it
         x.last_byte_ms = now
         x.window_ms = now
         x.window_bytes = x.bytes_in
@@ -119,5 +119,5 @@ cdef void down_drain(Worker *w) noexcept nogil:
         c = <Conn *>reactor_source(&w.reactor, index)
         if c.s.kind != K_DOWN or c.s.dead or not c.s.generation & 1:
             continue
-        if c.state == DS_HEAD and not c.flags & CF_PARTIAL:
+        if c.state == DS_HEAD and not c.flags & CF_PARTIAL and not output_waits(c):
             timer_set(&w.reactor, &c.s, w.reactor.now_ms + DRAIN_IDLE_MS)

@@ -218,7 +218,7 @@ cdef void count_ahead(Worker *w, Conn *c) noexcept nogil:
 
 cdef void client_finished(Worker *w, Conn *c) noexcept nogil:
     c.flags |= CF_FIN
-    if not c.x.flags & XF_HALF_CLOSE and c.pipelined == 0:
+    if not c.x.flags & XF_HALF_CLOSE and buf_len(&c.in_) == 0:      # else more requests may be in there, whole
         exchange_abort(w, c.x, ERR_PD01)
 
 

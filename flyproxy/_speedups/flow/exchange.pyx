@@ -263,13 +263,12 @@ cdef void exchange_route(Worker *w, Exchange *x) noexcept nogil:
     memcpy(choice.tried, x.tried, sizeof(x.tried))
     result = route_choose(&w.table, s, &choice)
     if result == CHOSEN:
-        queue_leave(w, x)
         x.machine = choice.machine.slot
         x.machine_generation = choice.machine.generation
         x.flags |= XF_ADMITTED
         upstream_open(w, x, s, choice.machine)
     elif result == CHOOSE_FULL:
-        w.counters.limits[LIM_HARD_LIMIT] += 1
+        w.counters.limits[LIM_HARD_LIMIT] += x.queue == NULL
         queue_wait(w, x)
     elif x.last_error:
         exchange_fail(w, x, x.last_error)
@@ -341,6 +340,11 @@ cdef int is_clean(Conn *u) noexcept nogil:
     return 1
 
 
+# A VM may answer before it has read the request. A connection with half of one in it must not see another.
+cdef int all_sent(Exchange *x) noexcept nogil:
+    return x.head_sent == buf_len(&x.head) and x.request.done and x.request_pipe == NULL
+
+
 cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *c = x.down
     cdef Conn *u = x.up
@@ -349,7 +353,7 @@ cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
         x.up = NULL
         u.x = NULL
         # A connection that began with a PROXY header speaks for one client and is never shared.
-        if x.flags & XF_VM_KEEPS and x.request.done and not x.proxy_version and x.request_pipe == NULL and is_clean(u):
+        if x.flags & XF_VM_KEEPS and all_sent(x) and not x.proxy_version and is_clean(u):
             pool_give(w, u)
         else:
             conn_close(w, u)

@@ -79,12 +79,12 @@ cdef void pool_give(Worker *w, Conn *u) noexcept nogil:
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + stay)
 
 
-cdef void pool_trim(Worker *w, uint32_t machine) noexcept nogil:
+cdef void pool_trim(Worker *w, uint32_t machine, uint32_t limit) noexcept nogil:
     cdef Conn *u
     if machine >= w.machines:
         return
     u = at(w, w.pool_heads[machine])
-    while u != NULL and u.hard_limit and budget_sum(&w.shm, BK_OPEN, machine) >= u.hard_limit:
+    while u != NULL and budget_sum(&w.shm, BK_OPEN, machine) >= limit:
         conn_close(w, u)
         u = at(w, w.pool_heads[machine])
 
@@ -96,4 +96,4 @@ cdef void pool_trim_all(Worker *w) noexcept nogil:
     for index in range(w.reactor.sources.top):
         u = <Conn *>reactor_source(&w.reactor, index)
         if u.s.generation & 1 and not u.s.dead and u.state == US_IDLE and u.vm_side and u.hard_limit:
-            pool_trim(w, u.machine)
+            pool_trim(w, u.machine, u.hard_limit)

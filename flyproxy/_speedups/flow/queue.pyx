@@ -1,6 +1,10 @@
 """Waiting for room. A release marks the service's queue; queue_run lets waiters try in order, services in turn.
 
 Nobody tries from inside a release: a long queue of failing exchanges would otherwise recurse through itself.
+
+A worker says that it waits (budget_wait) before it tries, so no release can fall between the two. A wake-up can still
+be lost on another worker whose waiter has left in the meantime, or with a worker that was killed: QUEUE_RETRY_MS mends
+that.
 """
 
 from libc.stdint cimport uint32_t
@@ -9,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from flyproxy._speedups.errors cimport ERR_PR06
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_fail, exchange_route
-from flyproxy._speedups.flow.worker cimport PH_WAIT, QUEUE_MAX, Exchange, Queue, Worker
+from flyproxy._speedups.flow.worker cimport PH_WAIT, QUEUE_MAX, QUEUE_RETRY_MS, Exchange, Queue, Worker
 from flyproxy._speedups.shm.budget cimport budget_wait
 from flyproxy._speedups.shm.counters cimport LIM_QUEUE
 
@@ -33,7 +37,6 @@ cdef Queue *find(Worker *w, uint32_t service, uint32_t generation) noexcept nogi
 cdef void queue_wait(Worker *w, Exchange *x) noexcept nogil:
     cdef Queue *q
     if x.queue != NULL:                 # tried again in vain: keeps its place
-        budget_wait(&w.shm, x.service)
         return
     q = find(w, x.service, x.service_generation)
     if q == NULL or q.count >= QUEUE_MAX or w.config.queue_ms == 0 or w.stopping:
@@ -53,9 +56,7 @@ cdef void queue_wait(Worker *w, Exchange *x) noexcept nogil:
     if x.queue_until_ms == 0:
         x.queue_until_ms = w.reactor.now_ms + w.config.queue_ms
     down_rearm(w, x.down)
-    budget_wait(&w.shm, x.service)
-    # A release may have come between the choice and the wait bit: try once more in this turn.
-    q.dirty = 1
+    q.dirty = 1                         # a release may have come since the choice: queue_run tries once more
     w.queue_dirty = 1
 
 
@@ -106,6 +107,7 @@ cdef int serve_one(Worker *w, Queue *q) noexcept nogil:
     cdef Exchange *x = q.head
     if x == NULL:
         return 0
+    budget_wait(&w.shm, q.service)
     exchange_route(w, x)
     return q.head != x                  # still first: still full
 
@@ -125,8 +127,11 @@ cdef void drop_empty(Worker *w) noexcept nogil:
 cdef void queue_run(Worker *w) noexcept nogil:
     cdef Queue *q
     cdef int progress = 1
+    if w.queues != NULL and w.reactor.now_ms >= w.queues_tried_ms + QUEUE_RETRY_MS:
+        queue_mark_all(w)
     if not w.queue_dirty:
         return
+    w.queues_tried_ms = w.reactor.now_ms
     while progress:
         progress = 0
         q = w.queues

@@ -29,13 +29,22 @@ cdef void sending_over(Worker *w, Exchange *x) noexcept nogil:
     reactor_queue(&w.reactor, &x.up.s)
 
 
+cdef void attempt_begins(Worker *w, Exchange *x) noexcept nogil:
+    x.sent_us = w.reactor.now_us
+    # The client could not send its body before: neither queue nor connect counts against it.
+    x.last_byte_ms = w.reactor.now_ms
+    x.window_ms = w.reactor.now_ms
+    x.window_bytes = x.bytes_in
+
+
 cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
     cdef uint32_t n = buf_len(&x.head) - x.head_sent
     cdef int64_t sent
+    timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
     if n:
         if x.head_sent == 0:
-            x.sent_us = w.reactor.now_us
+            attempt_begins(w, x)
         sent = sock_send(u.s.fd, x.head.data + x.head_sent, n)
         if sent == -EAGAIN:
             u.s.io &= ~IO_OUT
@@ -49,7 +58,6 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
         if sent < n:
             u.s.io &= ~IO_OUT
             return
-    timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
     if not x.request.done:
         down_rearm(w, x.down)
         if request_pump(w, x):
@@ -59,7 +67,6 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
 cdef void progressed(Worker *w, Exchange *x, uint64_t content) noexcept nogil:
     x.bytes_in += content
     x.last_byte_ms = w.reactor.now_ms
-    x.flags |= XF_BODY_STREAMED
     timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.response_head_ms)
     if x.request.done:
         down_rearm(w, x.down)
@@ -85,6 +92,7 @@ cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n, uint32_t *taken
             exchange_fail(w, x, -state)
             return 1
         taken[0] += used
+        x.flags |= XF_BODY_STREAMED
         if outbox_send(w, x.up):
             sending_over(w, x)
             return 1
@@ -125,6 +133,8 @@ cdef int pump_socket(Worker *w, Exchange *x) noexcept nogil:
 cdef int pump_splice(Worker *w, Exchange *x) noexcept nogil:
     cdef uint64_t moved = 0
     cdef int state = splice_through(w, x.down, x.up, &x.request_pipe, &x.request.left, &moved)
+    if moved or x.request_pipe != NULL:
+        x.flags |= XF_BODY_STREAMED
     if moved:
         x.request.done = x.request.left == 0 and state == SP_DONE
         progressed(w, x, moved)
@@ -142,14 +152,14 @@ cdef int request_pump(Worker *w, Exchange *x) noexcept nogil:
     if u == NULL or x.head_sent < buf_len(&x.head) or x.flags & XF_SENDING_OVER:
         return 0
     for _k in range(READS_PER_TURN):
+        if x.request.done:
+            return c.s.io & (IO_IN | IO_RDHUP)      # the next request, or the end: has been announced already
         if buf_len(&u.out):
             if conn_flush(w, u):
                 sending_over(w, x)
                 return 0
             if buf_len(&u.out):
                 return 0
-        if x.request.done:
-            return 0
         if buf_len(&c.in_):
             if pump_buffered(w, x):
                 return 0
@@ -158,6 +168,8 @@ cdef int request_pump(Worker *w, Exchange *x) noexcept nogil:
             return 0
         if x.request_pipe != NULL or (x.request.mode == BODY_LENGTH and x.request.left >= SPLICE_MIN):
             state = pump_splice(w, x)
+            if state == SP_DONE:
+                continue
             if state != SP_NO_PIPE:
                 return state == SP_BUDGET
         if pump_socket(w, x):

@@ -1,6 +1,6 @@
 """The VM's answer on its way to the client. The head and the first body bytes leave in one call."""
 
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, EPIPE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flyproxy._speedups.errors cimport ERR_PD01, ERR_PL05, ERR_PU06, ERR_PU07, ERR_PU08
@@ -15,8 +15,8 @@ from flyproxy._speedups.flow.splicing cimport (
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_FIN, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER,
-    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_BODY_STREAMED, XF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RESET, XF_UPGRADE,
-    XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
+    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_BODY_STREAMED, XF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE,
+    XF_RESET, XF_SENDING_OVER, XF_UPGRADE, XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_IN, IO_RDHUP, timer_set
@@ -46,7 +46,7 @@ cdef void lost(Worker *w, Exchange *x, int reset) noexcept nogil:
 # with a reset, which proves that it can be repeated, whatever its method: wait for that a moment.
 cdef int reset_may_follow(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
-    if u.flags & CF_FIN or x.flags & (XF_IDEMPOTENT | XF_BODY_STREAMED) or not attempt_unseen(x):
+    if u.flags & CF_FIN or x.flags & (XF_IDEMPOTENT | XF_BODY_STREAMED | XF_SENDING_OVER) or not attempt_unseen(x):
         return 0
     u.flags |= CF_FIN
     u.s.io &= ~IO_IN
@@ -60,6 +60,8 @@ cdef void response_ended(Worker *w, Exchange *x) noexcept nogil:
 
 cdef void ended(Worker *w, Exchange *x, int64_t result) noexcept nogil:
     if x.phase < PH_ANSWER:
+        if result == -EPIPE:            # what a reset is called after an end (tcp_reset in CLOSE_WAIT)
+            x.up.flags |= CF_FIN
         if result < 0 or not reset_may_follow(w, x):
             lost(w, x, result < 0)
         return
@@ -79,6 +81,7 @@ cdef void ended(Worker *w, Exchange *x, int64_t result) noexcept nogil:
 cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n) noexcept nogil:
     cdef uint32_t used, content
     cdef uint32_t taken = 0
+    cdef uint32_t waiting = buf_len(&x.down.out)
     cdef int state
     while True:
         state = body_feed(w, &x.response, p + taken, n - taken, &used, &content)
@@ -100,7 +103,7 @@ cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n) noexcept nogil:
             x.flags &= ~XF_VM_KEEPS             # bytes after the message: nobody knows what they are
         exchange_complete(w, x)
         return 1
-    if buf_len(&x.down.out):
+    if waiting == 0 and buf_len(&x.down.out):       # from now on only what the client takes moves its deadline
         down_rearm(w, x.down)
     return 0
 
@@ -118,6 +121,7 @@ cdef int client_behind(Worker *w, Exchange *x) noexcept nogil:
 
 cdef int splice_body(Worker *w, Exchange *x) noexcept nogil:
     cdef uint64_t moved = 0
+    cdef int waiting = x.response_pipe != NULL
     cdef int state = splice_through(w, x.up, x.down, &x.response_pipe, &x.response.left, &moved)
     x.bytes_out += moved
     if state == SP_DONE:
@@ -129,7 +133,7 @@ cdef int splice_body(Worker *w, Exchange *x) noexcept nogil:
         exchange_abort(w, x, ERR_PD01)
     elif state != SP_NO_PIPE:
         timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.body_idle_ms)
-        if state == SP_SINK_FULL:
+        if state == SP_SINK_FULL and (moved or not waiting):
             down_rearm(w, x.down)
     return state
 

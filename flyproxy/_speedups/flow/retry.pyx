@@ -4,8 +4,9 @@
 - it met a pooled connection that the VM had just given up (RULE_STALE), once, if repeating is safe, or
 - repeating is safe and the retry budget allows it (RULE_REPEATABLE).
 
-Repeating is safe when every byte sent is still in ``Exchange.head`` and either the method is idempotent (RFC 9110 9.2.2) or the VM's
-kernel has acknowledged none of them: then no byte can have reached the app.
+Repeating is safe when every byte sent is still in ``Exchange.head`` and either the method is idempotent (RFC 9110
+9.2.2) or no byte can have reached the app: the VM's end of stream came, and its kernel acknowledged none of them with
+it. A reset alone proves nothing: it may overtake the acknowledgement of what the app has read, which kernels delay.
 """
 
 from libc.stdint cimport uint8_t
@@ -14,8 +15,8 @@ from flyproxy._speedups.errors cimport ERR_PC01, ERR_PC03, ERR_PC05, ERR_PC06, E
 from flyproxy._speedups.flow.exchange cimport exchange_drop_upstream, exchange_fail, exchange_release, exchange_route
 from flyproxy._speedups.flow.splicing cimport splice_release
 from flyproxy._speedups.flow.worker cimport (
-    PH_ANSWER, PH_WAIT, TRIED_MAX, XF_BODY_STREAMED, XF_CONTENT_SENT, XF_IDEMPOTENT, XF_SENDING_OVER, XF_STALE_RETRIED,
-    Exchange, Worker,
+    CF_FIN, PH_ANSWER, PH_WAIT, TRIED_MAX, XF_BODY_STREAMED, XF_CONTENT_SENT, XF_IDEMPOTENT, XF_SENDING_OVER,
+    XF_STALE_RETRIED, Exchange, Worker,
 )
 from flyproxy._speedups.net.sockets cimport sock_acknowledged
 from flyproxy._speedups.shm.counters cimport RT_CONNECT_TIMEOUT, RT_REFUSED, RT_RESET, RT_STALE
@@ -68,7 +69,7 @@ cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row, int unseen) n
 
 cdef void attempt_failed(Worker *w, Exchange *x, int failure) noexcept nogil:
     cdef const FailureRow *row = &FAILURES[failure]
-    cdef int unseen = x.up == NULL or attempt_unseen(x)
+    cdef int unseen = x.up == NULL or not x.flags & XF_CONTENT_SENT or (x.up.flags & CF_FIN and attempt_unseen(x))
     exchange_drop_upstream(w, x)
     exchange_release(w, x)
     splice_release(w, &x.request_pipe)

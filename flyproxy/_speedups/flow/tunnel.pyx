@@ -20,7 +20,7 @@ from flyproxy._speedups.flow.worker cimport (
 from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_len
 from flyproxy._speedups.net.pipes cimport Pipe
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
-from flyproxy._speedups.net.sockets cimport sock_recv, sock_shutdown_write
+from flyproxy._speedups.net.sockets cimport sock_error, sock_recv, sock_shutdown_write
 from flyproxy._speedups.shm.counters cimport AppSeries, counters_app
 
 cdef enum:
@@ -146,6 +146,9 @@ cdef int tunnel_on_event(void *owner, Source *source) noexcept nogil:
     downward = flow(w, x, x.up, x.down, &x.response_pipe)
     if downward == FLOW_OVER:
         return 0
+    if source.io & IO_ERR and not (upward or downward) and sock_error(source.fd):
+        broken(w, x, <Conn *>source)    # a reset that cannot be read, for what is before it finds no taker
+        return 0
     return upward == FLOW_AGAIN or downward == FLOW_AGAIN
 
 
@@ -162,6 +165,7 @@ cdef void tunnel_begin(Worker *w, Exchange *x, const char *rest, uint32_t n) noe
     x.phase = PH_TUNNEL
     x.request.done = 1
     x.response.done = 1
+    c.flags &= ~CF_FIN                  # an end that came before the tunnel is read again, and goes through it
     c.s.kind = K_TUNNEL
     u.s.kind = K_TUNNEL
     timer_set(&w.reactor, &u.s, 0)

@@ -6,23 +6,23 @@ from libc.string cimport memcpy
 
 from flyproxy._speedups.errors cimport ERR_PL05, ERR_PU08
 from flyproxy._speedups.flow.conns cimport conn_close, conn_open
-from flyproxy._speedups.flow.exchange cimport exchange_fail, exchange_release
+from flyproxy._speedups.flow.exchange cimport exchange_fail
 from flyproxy._speedups.flow.output cimport conn_flush
 from flyproxy._speedups.flow.pool cimport pool_take, pool_trim
-from flyproxy._speedups.flow.queue cimport queue_wait
+from flyproxy._speedups.flow.queue cimport queue_leave, queue_wait
 from flyproxy._speedups.flow.request cimport request_pump, request_send
 from flyproxy._speedups.flow.response cimport response_ended, response_read
 from flyproxy._speedups.flow.retry cimport F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_REFUSED, F_UNREACHABLE, attempt_failed
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
-    CF_FIN, CF_OPEN_COUNTED, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY, US_CONNECTING, US_IDLE, XF_IDEMPOTENT, XF_RAW,
-    XF_STALE_RETRIED, Conn, Exchange, Worker,
+    CF_FIN, CF_OPEN_COUNTED, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY, US_CONNECTING, US_IDLE, XF_ADMITTED,
+    XF_IDEMPOTENT, XF_RAW, XF_STALE_RETRIED, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_len
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect, sock_error, sock_has_input
 from flyproxy._speedups.proto.proxy_protocol cimport proxy_write
-from flyproxy._speedups.shm.budget cimport BK_OPEN, budget_admit, budget_release
+from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, BK_OPEN, budget_admit, budget_release
 from flyproxy._speedups.shm.counters cimport LIM_FILES, MachineSeries, counters_bucket, counters_machine
 from flyproxy._speedups.shm.segments cimport shm_live, shm_wake
 from flyproxy._speedups.shm.table cimport CT_CONNECTIONS, TMachine, TService
@@ -52,6 +52,7 @@ cdef int take_pooled(Worker *w, Exchange *x, const TMachine *m, uint16_t port) n
         if not x.flags & XF_IDEMPOTENT and sock_has_input(u.s.fd):
             conn_close(w, u)
             continue
+        queue_leave(w, x)
         attach(x, u)
         x.phase = PH_SEND
         request_send(w, x)
@@ -64,7 +65,7 @@ cdef int admit_connection(Worker *w, Exchange *x, const TMachine *m) noexcept no
     cdef uint32_t k
     if budget_admit(&w.shm, BK_OPEN, m.slot, limit):
         return 1
-    pool_trim(w, m.slot)
+    pool_trim(w, m.slot, limit)
     if budget_admit(&w.shm, BK_OPEN, m.slot, limit):
         return 1
     for k in range(w.shm.sizes.procs):  # the other workers close idle connections of full machines when woken
@@ -81,9 +82,12 @@ cdef void upstream_open(Worker *w, Exchange *x, const TService *s, const TMachin
     if take_pooled(w, x, m, to.port):
         return
     if not admit_connection(w, x, m):
-        exchange_release(w, x)
+        # Given back without waking anybody: the others could not connect either.
+        x.flags &= ~XF_ADMITTED
+        budget_release(&w.shm, BK_INFLIGHT, m.slot)
         queue_wait(w, x)
         return
+    queue_leave(w, x)
     memcpy(to.address, m.address, 16)
     x.sent_us = w.reactor.now_us
     x.phase = PH_CONNECT
@@ -134,7 +138,7 @@ cdef void connected(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
     count_connect(w, x)
     u.state = US_BUSY
-    timer_set(&w.reactor, &u.s, 0)
+    timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
     if not put_proxy_header(w, x):
         exchange_fail(w, x, ERR_PL05)
         return
@@ -164,7 +168,7 @@ cdef int on_connecting(Worker *w, Conn *u) noexcept nogil:
 
 cdef int on_busy(Worker *w, Conn *u) noexcept nogil:
     cdef Exchange *x = u.x
-    if u.s.io & IO_OUT and x.phase == PH_SEND:
+    if u.s.io & IO_OUT:                 # also when the answer has begun: what is left of the request still goes
         if buf_len(&u.out) and conn_flush(w, u):
             u.s.io |= IO_IN
         elif buf_len(&u.out) == 0 and x.head_sent < buf_len(&x.head):
@@ -192,6 +196,11 @@ cdef int upstream_on_event(void *owner, Source *source) noexcept nogil:
     return on_busy(w, u)
 
 
+cdef int waits_for_client(Exchange *x) noexcept nogil:
+    return (x.head_sent == buf_len(&x.head) and not x.request.done and buf_len(&x.up.out) == 0
+            and x.request_pipe == NULL)
+
+
 cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
     cdef Worker *w = <Worker *>owner
     cdef Conn *u = <Conn *>source
@@ -202,8 +211,8 @@ cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
         attempt_failed(w, x, F_CONNECT_TIMEOUT)
     elif u.flags & CF_FIN:
         response_ended(w, x)            # waited in vain for a sign whether the request had arrived
-    elif x.phase < PH_ANSWER and not x.request.done and buf_len(&u.out) == 0 and x.request_pipe == NULL:
-        timer_set(&w.reactor, source, w.reactor.now_ms + w.config.response_head_ms)  # the client's own deadline runs
+    elif x.phase < PH_ANSWER and waits_for_client(x):       # whose own deadline runs
+        timer_set(&w.reactor, source, w.reactor.now_ms + w.config.response_head_ms)
     elif x.phase < PH_ANSWER:
         attempt_failed(w, x, F_HEAD_TIMEOUT)
     elif buf_len(&x.down.out) or x.response_pipe != NULL:

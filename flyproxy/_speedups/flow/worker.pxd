@@ -26,6 +26,7 @@ cdef enum:
     VIA_MAX = 8                 # own Via tokens: more is a loop
     INTERIM_MAX = 16            # 1xx answers per exchange
     QUEUE_MAX = 1024            # exchanges waiting per service and worker
+    QUEUE_RETRY_MS = 100        # how often waiters try again without being woken
     LINGER_MS = 1000            # how long a closing client may still send
     LINGER_BYTES = 1 << 20      # and how much
     DRAIN_IDLE_MS = 2000        # an idle client connection outlives the start of a drain by this
@@ -267,6 +268,7 @@ cdef struct Worker:
     uint8_t draining
     uint8_t stopping
     uint8_t queue_dirty
+    uint64_t queues_tried_ms    # when waiters tried last
     uint32_t downs              # client connections open
     uint32_t ups
     uint32_t files_max          # connections beyond which no more are accepted; the rest is for VMs

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 cdef enum:
     BUF_MIN_SHIFT = 11          # 2 KiB
-    BUF_CLASSES = 12            # up to 4 MiB
+    BUF_CLASSES = 15            # up to 32 MiB: twice the largest limit `buffer`, for what comes on top of it
 
 cdef struct Pool:
     void *free_head[BUF_CLASSES]

@@ -1,4 +1,4 @@
-"""Buffers from free lists: sizes are powers of two from 2 KiB to 4 MiB, so that any freed one serves the next of its
+"""Buffers from free lists: sizes are powers of two from 2 KiB to 32 MiB, so that any freed one serves the next of its
 class.
 """
 

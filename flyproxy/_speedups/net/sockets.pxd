@@ -24,8 +24,8 @@ cdef int64_t sock_send(int fd, const char *p, uint32_t n) noexcept nogil
 cdef int64_t sock_writev(int fd, iovec *iov, int n) noexcept nogil
 # 1: readable bytes, end of stream or an error are already there (a pooled connection in that state is not clean).
 cdef int sock_has_input(int fd) noexcept nogil
-# Payload bytes that the other side's kernel has acknowledged since the connect, the SYN counted as one (TCP_INFO); also for a
-# connection that has been reset. 0 when the kernel does not say.
+# Payload bytes that the other side's kernel has acknowledged since the connect, the SYN counted as one (TCP_INFO); also
+# for a connection that has been reset. 0 when the kernel does not say.
 cdef uint64_t sock_acknowledged(int fd) noexcept nogil
 cdef void sock_shutdown_write(int fd) noexcept nogil
 # The coming close sends a reset instead of an orderly end.

@@ -1,4 +1,5 @@
-# Which machine takes this request: pure functions over the table and the load words. No state but the caller's random words.
+# Which machine takes this request: pure functions over the table and the load words. No state but the caller's random
+# words.
 from libc.stdint cimport uint32_t, uint64_t
 from flyproxy._speedups.shm.table cimport Table, TMachine, TService
 
@@ -19,8 +20,9 @@ cdef struct Choose:             # in and out
     uint32_t region             # out: rank of the region of the choice
     const TMachine *machine     # out; good until the end of the turn
 
-# Nearest region first; inside it the better of two random ones by load (below soft limit, then below hard); BAL_HASH_*: consistent
-# hashing with bounded load 1.25. On CHOSEN one unit of BK_INFLIGHT has been admitted for the machine: release it.
+# Nearest region first; inside it the better of two random ones by load (below soft limit, then below hard); BAL_HASH_*:
+# consistent hashing with bounded load 1.25. On CHOSEN one unit of BK_INFLIGHT has been admitted for the machine:
+# release it.
 cdef int route_choose(Table *t, const TService *s, Choose *c) noexcept nogil
 # Keyed hash (SipHash-1-3 under the cluster key in the table) of a balance key.
 cdef uint64_t route_key(Table *t, const char *p, uint32_t n) noexcept nogil

@@ -1,5 +1,5 @@
-# The choice of a machine. In a region: the better of two random ones; when both are loaded, a scan from a random place, so that
-# "full" is said only when every candidate is. By hash: along the key's walk over the ring, past machines that
+# The choice of a machine. In a region: the better of two random ones; when both are loaded, a scan from a random place,
+# so that "full" is said only when every candidate is. By hash: along the key's walk over the ring, past machines that
 # carry more than 1.25 of the average.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
@@ -9,12 +9,12 @@ from flyproxy._speedups.shm.platform cimport fp_scale
 from flyproxy._speedups.shm.ring cimport ring_slot
 from flyproxy._speedups.shm.segments cimport NOBODY
 from flyproxy._speedups.shm.table cimport (
-    BAL_LEAST, TMachine, TService, Table, table_candidates, table_hash, table_prefetch_machine,
-    table_prefetch_slot, table_ring, table_slot,
+    BAL_LEAST, TMachine, TService, Table, table_candidates, table_hash, table_prefetch_machine, table_prefetch_slot,
+    table_ring, table_slot,
 )
 
 cdef enum:
-    SOFT_LOOKS = 32             # machines looked at for one below its soft limit before any below its hard limit will do
+    SOFT_LOOKS = 32             # machines looked at for one below its soft limit; then any below its hard limit will do
     WALK_MAX = 64               # steps along the ring for one that is not overloaded
     SAMPLE = 32                 # machines whose load stands for the average of a larger ring
 
@@ -43,8 +43,9 @@ cdef int take(Table *t, const TService *s, Choose *c, uint32_t slot) noexcept no
 
 
 # -- the better of two
-cdef int scan(Table *t, const TService *s, Choose *c, const uint32_t *slots, uint32_t n, uint32_t soft_looks) noexcept nogil:
-    """One pass over a region's list from a random place: CHOSEN, CHOOSE_FULL, or CHOOSE_NONE when all were tried before."""
+cdef int scan(Table *t, const TService *s, Choose *c, const uint32_t *slots, uint32_t n,
+              uint32_t soft_looks) noexcept nogil:
+    """One pass over a region's list from a random place: CHOSEN, CHOOSE_FULL, or CHOOSE_NONE when all were tried."""
     cdef uint32_t at = fp_scale(<uint32_t>c.random, n)
     cdef uint32_t k, slot, load, best = NOBODY, best_load = 0
     cdef int result = CHOOSE_NONE
@@ -100,8 +101,8 @@ cdef uint32_t bound(Table *t, const uint64_t *points, uint32_t n, uint64_t rando
     cdef uint32_t looked = min(n, <uint32_t>SAMPLE)
     cdef uint32_t at = fp_scale(<uint32_t>random, n) if n > SAMPLE else 0
     cdef uint64_t total = 0
-    cdef uint32_t k
-    for k in range(looked):
+    cdef uint32_t _look
+    for _look in range(looked):
         total += load_of(t, ring_slot(points[at]))
         at = at + 1 if at + 1 < n else 0
     total = total * n // looked
@@ -111,9 +112,9 @@ cdef uint32_t bound(Table *t, const uint64_t *points, uint32_t n, uint64_t rando
 cdef int choose_hash(Table *t, const TService *s, Choose *c, const uint64_t *points, uint32_t n) noexcept nogil:
     """CHOSEN, or CHOOSE_FULL when nobody on the way could take it."""
     cdef RingWalk walk
-    cdef uint32_t most = 0, steps, slot, load
+    cdef uint32_t most = 0, _step, slot, load
     ring_seek(&walk, points, n, c.key)
-    for steps in range(min(n + PROBES, <uint32_t>WALK_MAX)):
+    for _step in range(min(n + PROBES, <uint32_t>WALK_MAX)):
         slot = ring_next(&walk)
         if was_tried(c, slot):
             continue

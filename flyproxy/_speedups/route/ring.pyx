@@ -1,19 +1,11 @@
 from libc.stdint cimport uint32_t, uint64_t
-from flyproxy._speedups.shm.platform cimport fp_scale
+from flyproxy._speedups.shm.platform cimport fp_scale, fp_split
 from flyproxy._speedups.shm.ring cimport ring_slot
 
 
-cdef inline uint64_t place(uint64_t key, uint32_t probe) noexcept nogil:
-    """The probe-th place of a key: the sequence of the SplitMix64 generator (Steele, Lea, Flood 2014)."""
-    cdef uint64_t z = key + (probe + 1) * <uint64_t>0x9E3779B97F4A7C15
-    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
-    return z ^ (z >> 31)
-
-
 cdef uint32_t successor(const uint64_t *points, uint32_t n, uint64_t at) noexcept nogil:
-    """Index of the first point not before `at`, n when there is none. Points are spread evenly, so the search starts where
-    `at` ought to be and doubles its steps from there: few lines are touched even of a ring of a million."""
+    """Index of the first point not before `at`, n when there is none. Points are spread evenly, so the search starts
+    where `at` ought to be and doubles its steps from there: few lines are touched even of a ring of a million."""
     cdef uint32_t low = fp_scale(<uint32_t>(at >> 32), n), high = low, step = 1, middle
     if points[low] < at:
         while high < n and points[high] < at:
@@ -42,7 +34,7 @@ cdef void ring_seek(RingWalk *walk, const uint64_t *points, uint32_t n, uint64_t
     walk.n = n
     walk.step = 0
     for probe in range(<uint32_t>PROBES):
-        at = place(key, probe)
+        at = fp_split(key, probe)
         index = successor(points, n, at)
         index = index if index < n else 0
         distance = points[index] - at       # modulo 2^64: over the top too

@@ -20,12 +20,14 @@ cdef class Apps:
     cdef dict by_name           # name -> id
     cdef Table *former          # the table that was active when this one was begun
     cdef dict former_names      # name -> id there, until the first commit
+    cdef uint32_t declared      # apps that are, and so are published by the next commit
     cdef list dirty_ids
     cdef list gone_services     # service ids to give back at the next commit
 
     cdef open(self, Shm *shm, Room room, Table *former)
     cdef close(self)
-    # The draft of a name, made when it is not there: then the next commit looks at it, and drops it if nothing came of it.
+    # The draft of a name, made when it is not there: then the next commit looks at it, and drops it if nothing came of
+    # it.
     cdef Draft *of(self, bytes name) except NULL
     # To be built anew by the next commit.
     cdef Draft *dirty(self, uint32_t id)

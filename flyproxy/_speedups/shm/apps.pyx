@@ -3,11 +3,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from flyproxy._speedups.shm.arena cimport arena_retire
 from flyproxy._speedups.shm.budget cimport BK_APP
-from flyproxy._speedups.shm.checks cimport app_bytes
 from flyproxy._speedups.shm.draft cimport (
     Draft, Drafting, draft_build, draft_discard, draft_free, draft_publish, draft_reset_ring,
 )
-from flyproxy._speedups.shm.idpool cimport idpool_close, idpool_forget, idpool_give, idpool_keep, idpool_open, idpool_take
+from flyproxy._speedups.shm.idpool cimport (
+    idpool_close, idpool_forget, idpool_give, idpool_keep, idpool_open, idpool_take,
+)
 from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_store_u32
 from flyproxy._speedups.shm.ports cimport ports_close, ports_count, ports_open, ports_publish
 from flyproxy._speedups.shm.segments cimport NOBODY, Shm
@@ -24,11 +25,13 @@ cdef class Apps:
         self.shm = shm
         self.room = room
         self.former = former
+        self.declared = 0
         self.by_name, self.former_names, self.dirty_ids, self.gone_services = {}, {}, [], []
         self.drafts = <Draft *>calloc(shm.sizes.apps, sizeof(Draft))
         error = self.drafts == NULL
         error |= ports_open(&self.ports)
-        error |= idpool_open(&self.ids, shm, shm.sizes.apps, BK_APP, -1, <const DirEntry *>(former.base + shm.at.app_dir))
+        error |= idpool_open(&self.ids, shm, shm.sizes.apps, BK_APP, -1,
+                             <const DirEntry *>(former.base + shm.at.app_dir))
         error |= idpool_open(&self.service_ids, shm, shm.at.services, -1, -1,
                              <const DirEntry *>(former.base + shm.at.service_dir))
         if error:
@@ -107,6 +110,7 @@ cdef class Apps:
         free(draft.services)
         draft.ports, draft.nports = spec.ports, spec.nports
         draft.services, draft.nservices = spec.services, spec.nservices
+        self.declared += not draft.declared
         draft.declared = 1
         self.dirty(draft.id)
         if draft.hashes != spec.hashes:
@@ -125,6 +129,7 @@ cdef class Apps:
             self.gone_services.append(draft.services[i].id)
         draft.nports = draft.nservices = 0
         draft.declared = draft.hashes = 0
+        self.declared -= 1
         draft_reset_ring(draft, &self.drafting)
 
     cdef assign_services(self, Draft *draft, Spec *spec):
@@ -168,10 +173,11 @@ cdef class Apps:
 
     # -- commit
     cdef build(self):
-        for id in self.dirty_ids:
-            if draft_build(&self.drafts[<uint32_t>id], &self.drafting) < 0:
+        cdef uint32_t id, failed
+        for failed in self.dirty_ids:
+            if draft_build(&self.drafts[failed], &self.drafting) < 0:
                 for id in self.dirty_ids:
-                    draft_discard(&self.drafts[<uint32_t>id], &self.drafting)
+                    draft_discard(&self.drafts[id], &self.drafting)
                 raise self.room.memory_full()
 
     cdef publish(self, uint8_t *base):

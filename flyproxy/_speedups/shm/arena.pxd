@@ -1,5 +1,5 @@
-# Memory of one table segment: a buddy allocator in granules of 64 bytes, whose notes lie in the writer's own memory, and the
-# queue of blocks that were replaced and wait until no reader can hold them any more.
+# Memory of one table segment: a buddy allocator in granules of 64 bytes, whose notes lie in the writer's own memory,
+# and the queue of blocks that were replaced and wait until no reader can hold them any more.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.segments cimport Shm
 
@@ -32,8 +32,8 @@ cdef void arena_close(Arena *a) noexcept nogil
 cdef uint32_t arena_take(Arena *a, uint64_t bytes) noexcept nogil
 # Gives back a block that no reader has ever seen.
 cdef void arena_give(Arena *a, uint32_t ref) noexcept nogil
-# Gives back a block that was unpublished just now: it is free after the grace period. (When the system has no memory left to
-# note that, the block is lost until the segment is built anew.)
+# Gives back a block that was unpublished just now: it is free after the grace period. (When the system has no memory
+# left to note that, the block is lost until the segment is built anew.)
 cdef void arena_retire(Arena *a, uint32_t ref) noexcept nogil
 # Frees what no reader can hold any more; bytes freed.
 cdef uint64_t arena_recycle(Arena *a) noexcept nogil

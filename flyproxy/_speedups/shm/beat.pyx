@@ -1,5 +1,5 @@
-# The master's door: makes the segments, says who accepts on which slot and which process indexes are in use, and reads the
-# heartbeats.
+# The master's door: makes the segments, says who accepts on which slot and which process indexes are in use, and reads
+# the heartbeats.
 import os
 from collections import namedtuple
 from libc.stdint cimport uint32_t, uint64_t
@@ -9,8 +9,9 @@ from flyproxy._speedups.shm.platform cimport (
     fp_and_u64, fp_load_u32, fp_load_u64, fp_lowest_bit, fp_monotonic_ns, fp_or_u64, fp_release_u32, fp_release_u64,
 )
 from flyproxy._speedups.shm.segments cimport (
-    NOBODY, PS_DRAINING, PS_FREE, PS_READY, PS_STARTING, SEG_COUNT, SEG_LOAD, SEG_ROOT, ProcBeat, Shm, Sizes, root_owners,
-    shm_attach, shm_beat, shm_create, shm_layout, shm_live, shm_sizes, shm_slot_owner, shm_unmap, shm_wake,
+    NOBODY, PS_DRAINING, PS_FREE, PS_READY, PS_STARTING, SEG_COUNT, SEG_LOAD, SEG_ROOT, ProcBeat, Shm, Sizes,
+    root_owners, shm_attach, shm_beat, shm_create, shm_layout, shm_live, shm_sizes, shm_slot_owner, shm_unmap,
+    shm_wake,
 )
 
 SEGMENTS = ("root", "table0", "table1", "load", "counters", "logs")
@@ -24,18 +25,22 @@ ProcView = namedtuple("ProcView", (
 
 cdef Sizes checked_sizes(apps, hostnames, addresses, machines, procs, slots) except *:
     cdef Sizes sizes
-    given = {"apps": apps, "hostnames": hostnames, "addresses": addresses, "machines": machines, "procs": procs, "slots": slots}
+    given = {
+        "apps": apps, "hostnames": hostnames, "addresses": addresses, "machines": machines, "procs": procs,
+        "slots": slots,
+    }
     for name, value in given.items():
         most = {"procs": 64, "slots": 256}.get(name, 1 << 23)
         if not 0 < value <= most:
-            raise ValueError(f"shared memory: {name} = {value} is not between 1 and {most}; correct [table] or [workers]")
+            raise ValueError(f"shared memory: {name} = {value} is not between 1 and {most}; "
+                             "correct [table] or [workers] in flyproxy.toml")
     shm_sizes(&sizes, apps, hostnames, addresses, machines, procs, slots)
     return sizes
 
 
 def create_segments(*, apps, hostnames, addresses, machines, procs, slots):
     """Sealed memfds for the given numbers (settings [table]; processes at most 64, slots at most 256), as
-    {"root": fd, "table0": …, "table1": …, "load": …, "counters": …, "logs": …}. Sparse: only what is used takes memory.
+    {"root": fd, "table0": …, "table1": …, "load": …, "counters": …, "logs": …}. Only what is used takes memory.
     Raises ValueError for a number out of range, OSError when the kernel refuses."""
     cdef Sizes sizes = checked_sizes(apps, hostnames, addresses, machines, procs, slots)
     cdef int fds[SEG_COUNT]
@@ -87,7 +92,7 @@ cdef class Root:
         return None if owner == NOBODY else owner
 
     def set_slot_owner(self, slot, proc):
-        """Gives the slot to a process index, or to nobody with None; raises owner_epoch. The caller wakes the workers."""
+        """Gives the slot to a process index, or to nobody with None; raises owner_epoch. The caller wakes workers."""
         cdef uint32_t owner = NOBODY if proc is None else proc
         if proc is not None:
             self.beat(proc)

@@ -1,5 +1,5 @@
-# Budgets: who uses how much of what, over all workers of the host, without a shared read-modify-write. One cache line (or
-# more) per counter, one 32-bit single-writer word per process index; the sum runs over root.live_mask.
+# Budgets: who uses how much of what, over all workers of the host, without a shared read-modify-write. One cache line
+# (or more) per counter, one 32-bit single-writer word per process index; the sum runs over root.live_mask.
 from libc.stdint cimport uint32_t, uint64_t
 from flyproxy._speedups.shm.segments cimport Shm
 
@@ -18,9 +18,9 @@ cdef uint32_t budget_own(Shm *shm, int kind, uint32_t index) noexcept nogil
 # Asks the CPU for the line that the next sum or admit needs.
 cdef void budget_prefetch(Shm *shm, int kind, uint32_t index) noexcept nogil
 
-# Waiters for a full service: a mask of waiting workers per service id. wait sets the own bit; wake takes one waiting worker out
-# (next after the last one woken) and writes its eventfd; the woken worker tries all its queues. After setting the bit the waiter must
-# try to admit once more (the release may have come between).
+# Waiters for a full service: a mask of waiting workers per service id. wait sets the own bit; wake takes one waiting
+# worker out (next after the last one woken) and writes its eventfd; the woken worker tries all its queues. After
+# setting the bit the waiter must try to admit once more (the release may have come between).
 cdef void budget_wait(Shm *shm, uint32_t service) noexcept nogil
 cdef void budget_wake(Shm *shm, uint32_t service) noexcept nogil
 

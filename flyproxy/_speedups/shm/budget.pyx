@@ -1,10 +1,10 @@
 # Admission by single-writer words, exact at the limit.
 #
-# A process marks its intent (TRYING) in its own word, fences, then reads everybody's words. Of any two that try at the same
-# time the one whose fence comes later in the total order of fences sees the other's mark, so the last one counts all others:
-# the sum of what is held never passes the limit. Marks that are not yet decided can only be in the way when the last free
-# units are contended; then the lowest process index goes first and the others step back and try again. So a refusal
-# means that the limit is really held by others, and one of them will call budget_wake when it lets go.
+# A process marks its intent (TRYING) in its own word, fences, then reads everybody's words. Of any two that try at the
+# same time the one whose fence comes later in the total order of fences sees the other's mark, so the last one counts
+# all others: the sum of what is held never passes the limit. Marks that are not yet decided can only be in the way when
+# the last free units are contended; then the lowest process index goes first and the others step back and try again. So
+# a refusal means that the limit is really held by others, and one of them will call budget_wake when it lets go.
 from libc.stdint cimport uint32_t, uint64_t
 from flyproxy._speedups.shm.platform cimport (
     fp_acquire_u32, fp_and_u64, fp_bits, fp_fence, fp_load_u32, fp_load_u64, fp_lowest_bit, fp_or_u64, fp_pause,
@@ -44,8 +44,8 @@ cdef inline uint32_t sum_held(Shm *shm, const uint32_t *w, uint64_t *rivals) noe
 cdef uint64_t await_decisions(Shm *shm, const uint32_t *w, uint64_t rivals) noexcept nogil:
     """Waits, bounded, until each of `rivals` has been seen without its mark; those that have not are returned."""
     cdef uint32_t proc
-    cdef int spin
-    for spin in range(SPINS):
+    cdef int _spin
+    for _spin in range(SPINS):
         while rivals:
             proc = fp_lowest_bit(rivals)
             if fp_acquire_u32(&w[proc]) & TRYING and shm_live(shm) >> proc & 1:
@@ -86,7 +86,7 @@ cdef int budget_admit(Shm *shm, int kind, uint32_t index, uint32_t limit) noexce
     cdef uint32_t *w = words(shm, kind, index)
     cdef ProcBeat *beat
     cdef uint32_t own
-    cdef int tries, result
+    cdef int _try, result
     if w == NULL or shm.proc == NOBODY:
         return 0
     beat = shm_beat(shm, shm.proc)
@@ -96,7 +96,7 @@ cdef int budget_admit(Shm *shm, int kind, uint32_t index, uint32_t limit) noexce
     if limit == 0:
         fp_release_u32(&w[shm.proc], own + 1)
         return 1
-    for tries in range(ROUNDS):
+    for _try in range(ROUNDS):
         result = admit_contended(shm, w, own, limit)
         if result >= 0:
             return result

@@ -1,4 +1,5 @@
-# What comes from Python, checked and turned into bytes and structs; each raises ValueError naming the value and the rule.
+# What comes from Python, checked and turned into bytes and structs; each raises ValueError naming the value and the
+# rule.
 from flyproxy._speedups.shm.table cimport TMachine
 
 cdef bytes app_bytes(name)

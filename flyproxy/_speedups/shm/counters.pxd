@@ -1,5 +1,5 @@
-# Counters and histograms: each worker writes its own area with plain stores, control sums all areas. A process index that is taken
-# over goes on counting in the same area, so counters never go back; gauges live in ProcBeat and budgets.
+# Counters and histograms: each worker writes its own area with plain stores, control sums all areas. A process index
+# that is taken over goes on counting in the same area, so counters never go back; gauges live in ProcBeat and budgets.
 # A series exists from first use; the pool is bounded; past it everything lands in the overflow series.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.segments cimport Shm
@@ -13,7 +13,7 @@ cdef struct StatusSeries:       # two cache lines; the count is the sum of the b
     uint64_t buckets[BUCKETS + 1]
 
 cdef struct HttpSeries:
-    uint16_t status[STATUS_CAP] # 0: unused; the last entry is always "other"
+    uint16_t status[STATUS_CAP]  # 0: unused; the last entry is always "other"
     uint8_t pad[40]
     StatusSeries series[STATUS_CAP]
 
@@ -84,8 +84,8 @@ cdef struct WorkerCounters:     # one per process index
     uint64_t turn_buckets[BUCKETS + 1]
 
 cdef WorkerCounters *counters_worker(Shm *shm) noexcept nogil
-# The own area's series; never NULL (overflow series when the pool is used up, counted as LIM_SERIES). A found series whose
-# generation differs belongs to the id's former owner: it is emptied first.
+# The own area's series; never NULL (overflow series when the pool is used up, counted as LIM_SERIES). A found series
+# whose generation differs belongs to the id's former owner: it is emptied first.
 cdef AppSeries *counters_app(Shm *shm, uint32_t app, uint32_t generation) noexcept nogil
 cdef MachineSeries *counters_machine(Shm *shm, uint32_t machine, uint32_t generation) noexcept nogil
 cdef void counters_http(HttpSeries *s, uint16_t status, uint64_t us) noexcept nogil

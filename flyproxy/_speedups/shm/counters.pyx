@@ -6,8 +6,8 @@ from flyproxy._speedups.errors cimport ERR_COUNT
 from flyproxy._speedups.shm.counters_layout cimport AreaHeader
 from flyproxy._speedups.shm.exposition cimport exposition_write
 from flyproxy._speedups.shm.platform cimport (
-    FP_BUCKETS_LE, FP_BUCKETS_US, FP_ERRORS, FP_LIMIT_NAMES, FP_MEMORY_NAMES, FP_RETRY_NAMES, fp_acquire_u32, fp_load_u32,
-    fp_load_u64, fp_release_u32, fp_store_u64,
+    FP_BUCKETS_LE, FP_BUCKETS_US, FP_ERRORS, FP_LIMIT_NAMES, FP_MEMORY_NAMES, FP_RETRY_NAMES, fp_acquire_u32,
+    fp_load_u32, fp_load_u64, fp_release_u32, fp_store_u64,
 )
 from flyproxy._speedups.shm.segments cimport NOBODY, SEG_COUNTERS, Shm, shm_attach, shm_live, shm_unmap
 from flyproxy._speedups.shm.text cimport Text, text_free
@@ -73,7 +73,8 @@ cdef MachineSeries *counters_machine(Shm *shm, uint32_t machine, uint32_t genera
     cdef MachineSeries *series
     cdef uint32_t entry = 0
     if machine < shm.sizes.machines:
-        entry = entry_of(<uint32_t *>(area + shm.at.machine_index) + machine, &header.machines_used, shm.at.machine_series)
+        entry = entry_of(<uint32_t *>(area + shm.at.machine_index) + machine, &header.machines_used,
+                         shm.at.machine_series)
     if entry == 0:
         worker_in(area).limits[LIM_SERIES] += 1
         return pool
@@ -184,12 +185,14 @@ cdef class CounterReader:
 
     def worker_totals(self):
         """{"requests": {process index: n}, "errors": {code: n}, "limits": {name: n}, "retries": {reason: n}, "memory":
-        {kind: bytes in living processes}, "turn_buckets": {upper bound in seconds: turns up to it}, "turn_seconds": sum}."""
+        {kind: bytes in living processes}, "turn_buckets": {upper bound in seconds: turns up to it}, "turn_seconds":
+        sum}."""
         cdef const WorkerCounters *worker
         cdef uint64_t live = shm_live(&self.shm)
         cdef uint32_t proc, i
         totals = {
-            "requests": {}, "errors": {(<bytes>FP_ERRORS[i].code).decode(): 0 for i in range(1, <uint32_t>ERR_COUNT)}, "limits": names(FP_LIMIT_NAMES, LIM_COUNT),
+            "requests": {}, "limits": names(FP_LIMIT_NAMES, LIM_COUNT),
+            "errors": {(<bytes>FP_ERRORS[i].code).decode(): 0 for i in range(1, <uint32_t>ERR_COUNT)},
             "retries": names(FP_RETRY_NAMES, RT_COUNT), "memory": names(FP_MEMORY_NAMES, MEM_COUNT),
             "turn_buckets": names(FP_BUCKETS_LE, BUCKETS + 1), "turn_seconds": 0.0,
         }

@@ -1,5 +1,5 @@
-# One process's area in the counters segment: AreaHeader, WorkerCounters, app index, machine index, app pool, machine pool
-# (offsets in Places). An index holds a pool entry per app id or machine slot, 0: none yet.
+# One process's area in the counters segment: AreaHeader, WorkerCounters, app index, machine index, app pool, machine
+# pool (offsets in Places). An index holds a pool entry per app id or machine slot, 0: none yet.
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:

@@ -1,5 +1,5 @@
-# An app as the writer keeps it between commits: what was declared, and which of its machines can be routed to, by region.
-# draft_build makes the blocks that readers see; draft_publish flips them in; nothing here is shared.
+# An app as the writer keeps it between commits: what was declared, and which of its machines can be routed to, by
+# region. draft_build makes the blocks that readers see; draft_publish flips them in; nothing here is shared.
 from libc.stdint cimport uint32_t, uint64_t
 from flyproxy._speedups.shm.arena cimport Arena
 from flyproxy._speedups.shm.ring cimport Ring

@@ -2,8 +2,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 from flyproxy._speedups.shm.arena cimport Arena, arena_at, arena_give, arena_retire, arena_take
-from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_store_u32
-from flyproxy._speedups.shm.ring cimport ring_add, ring_clear, ring_point, ring_remove, ring_settle
+from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_siphash13, fp_store_u32
+from flyproxy._speedups.shm.ring cimport ring_add, ring_clear, ring_remove, ring_settle
 from flyproxy._speedups.shm.table cimport TApp
 from flyproxy._speedups.shm.table_layout cimport GRANULE, REGIONS_MAX, AppTail, RegionRef, ServiceTail
 
@@ -60,6 +60,10 @@ cdef void region_close(Draft *draft, Drafting *with_, uint32_t rank) noexcept no
 
 
 # -- machines
+cdef inline uint64_t id_hash(Drafting *with_, const TMachine *machine) noexcept nogil:
+    return fp_siphash13(with_.key, machine.id, machine.id_n)
+
+
 cdef int draft_add_machine(Draft *draft, Drafting *with_, const TMachine *machine, int routable) noexcept nogil:
     cdef Region *region
     cdef uint32_t *slots
@@ -77,7 +81,7 @@ cdef int draft_add_machine(Draft *draft, Drafting *with_, const TMachine *machin
             region.cap = cap
         if draft.hashes and region == draft.regions:
             draft.ring_changed = 1
-            if ring_add(&draft.ring, ring_point(with_.key, machine.id, machine.id_n, machine.slot)) < 0:
+            if ring_add(&draft.ring, id_hash(with_, machine), machine.slot) < 0:
                 return -1
         region.slots[region.n] = machine.slot
         region.n += 1
@@ -103,7 +107,7 @@ cdef void draft_remove_machine(Draft *draft, Drafting *with_, const TMachine *ma
     region.changed = 1
     if draft.hashes and rank == 0:
         draft.ring_changed = 1
-        ring_remove(&draft.ring, ring_point(with_.key, machine.id, machine.id_n, machine.slot))
+        ring_remove(&draft.ring, id_hash(with_, machine), machine.slot)
     if region.n == 0:
         region_close(draft, with_, rank)
 
@@ -117,14 +121,14 @@ cdef int draft_reset_ring(Draft *draft, Drafting *with_) noexcept nogil:
         return 0
     for i in range(draft.regions[0].n):
         machine = <const TMachine *>arena_at(with_.arena, with_.records[draft.regions[0].slots[i]])
-        if ring_add(&draft.ring, ring_point(with_.key, machine.id, machine.id_n, machine.slot)) < 0:
+        if ring_add(&draft.ring, id_hash(with_, machine), machine.slot) < 0:
             return -1
     return 0
 
 
 # -- building
 cdef enum:
-    INLINE_SLOTS = 64           # a list up to here lies in the app's own block: one cache miss less for nearly every app
+    INLINE_SLOTS = 64           # a list up to here lies in the app's own block: one cache miss less for most apps
 
 
 cdef inline int is_inline(const Region *region) noexcept nogil:

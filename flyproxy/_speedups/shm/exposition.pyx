@@ -1,7 +1,7 @@
-# One pass over the apps and one over the machines; each family collects its lines in a buffer of its own, since the format
-# wants the lines of a family together.
+# One pass over the apps and one over the machines; each family collects its lines in a buffer of its own, since the
+# format wants the lines of a family together.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memset, strlen
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_sum
 from flyproxy._speedups.shm.counters cimport BUCKETS, StatusSeries
 from flyproxy._speedups.shm.platform cimport FP_BUCKETS_LE, FP_FAMILIES, fp_load_u32
@@ -50,8 +50,8 @@ cdef struct Page:
 cdef int copy_app(Page *page, uint32_t id) noexcept nogil:
     cdef const TApp *app
     cdef uint64_t mark
-    cdef int tries
-    for tries in range(TRIES):
+    cdef int _try
+    for _try in range(TRIES):
         mark = table_mark(&page.table)
         table_enter(&page.table)
         app = table_app_by_id(&page.table, id)
@@ -65,8 +65,8 @@ cdef int copy_app(Page *page, uint32_t id) noexcept nogil:
 cdef int copy_machine(Page *page, uint32_t slot) noexcept nogil:
     cdef const TMachine *machine
     cdef uint64_t mark
-    cdef int tries
-    for tries in range(TRIES):
+    cdef int _try
+    for _try in range(TRIES):
         mark = table_mark(&page.table)
         table_enter(&page.table)
         machine = table_slot(&page.table, slot)

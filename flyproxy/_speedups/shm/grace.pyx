@@ -1,7 +1,5 @@
-from libc.stdint cimport uint32_t, uint64_t
-from flyproxy._speedups.shm.platform cimport (
-    fp_acquire_u64, fp_fence, fp_load_u64, fp_lowest_bit, fp_release_u64,
-)
+from libc.stdint cimport uint64_t
+from flyproxy._speedups.shm.platform cimport fp_acquire_u64, fp_fence, fp_load_u64, fp_lowest_bit, fp_release_u64
 from flyproxy._speedups.shm.segments cimport Shm, shm_beat, shm_live
 from flyproxy._speedups.shm.table cimport EPOCH_OFFLINE
 

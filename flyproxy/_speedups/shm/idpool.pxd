@@ -1,5 +1,6 @@
-# Ids of apps, services and machine slots: small numbers that index directories, budgets and series. An id is given again only
-# when no reader can hold a list with it (grace.pxd), no process counts anything under it, and with the next generation.
+# Ids of apps, services and machine slots: small numbers that index directories, budgets and series. An id is given
+# again only when no reader can hold a list with it (grace.pxd), no process counts anything under it, and with the next
+# generation.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.segments cimport Shm
 from flyproxy._speedups.shm.table_layout cimport DirEntry

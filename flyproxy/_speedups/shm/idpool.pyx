@@ -58,9 +58,9 @@ cdef inline int quiet(IdPool *pool, uint32_t id) noexcept nogil:
 
 cdef uint32_t take_freed(IdPool *pool, uint32_t looks) noexcept nogil:
     cdef uint64_t oldest = grace_oldest(pool.shm)
-    cdef uint32_t i
+    cdef uint32_t _look
     cdef FreeId entry
-    for i in range(looks):
+    for _look in range(looks):
         entry = pool.queue[pool.queue_head]
         if entry.epoch >= oldest:
             return NOBODY

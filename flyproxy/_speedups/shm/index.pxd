@@ -1,6 +1,7 @@
-# The hash indexes of the table: key bytes (host name or address) to app id. Open addressing over SipHash, names verified
-# in full. The reader's half is here; the writer's half replaces references in place and rebuilds the whole slot array into
-# a new block when it is more than half full of keys or a quarter full of removed ones, so probes stay short for ever.
+# The hash indexes of the table: key bytes (host name or address) to app id. Open addressing over SipHash, names
+# verified in full. The reader's half is here; the writer's half replaces references in place and rebuilds the whole
+# slot array into a new block when it is more than half full of keys or a quarter full of removed ones, so probes stay
+# short for ever.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from flyproxy._speedups.shm.arena cimport Arena
@@ -23,16 +24,16 @@ cdef inline const KeyBlock *key_at(const uint8_t *base, uint64_t size, uint32_t 
     return block
 
 # `word`: the index word of the header, read once with acquire.
-cdef inline const KeyBlock *index_find(const uint8_t *base, uint64_t size, uint64_t word, uint64_t hash, const void *key,
-                                       uint32_t n) noexcept nogil:
+cdef inline const KeyBlock *index_find(const uint8_t *base, uint64_t size, uint64_t word, uint64_t hash,
+                                       const void *key, uint32_t n) noexcept nogil:
     cdef uint64_t slots = (<uint64_t>1) << (word >> 32 & 31)
     cdef const IndexSlot *slot = <const IndexSlot *>block_at(base, size, <uint32_t>word, slots * sizeof(IndexSlot))
     cdef const KeyBlock *found
-    cdef uint64_t i = hash, probes
+    cdef uint64_t i = hash, _probe
     cdef uint32_t ref
     if slot == NULL:
         return NULL
-    for probes in range(slots):
+    for _probe in range(slots):
         ref = fp_acquire_u32(&slot[i & (slots - 1)].ref)
         if ref == REF_EMPTY:
             return NULL

@@ -1,4 +1,5 @@
-# Access log: one ring per process index of final, escaped lines. The worker writes, control drains; full: dropped and counted.
+# Access log: one ring per process index of final, escaped lines. The worker writes, control drains; full: dropped and
+# counted.
 from libc.stdint cimport uint32_t
 from flyproxy._speedups.shm.segments cimport Shm
 

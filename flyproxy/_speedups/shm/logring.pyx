@@ -1,5 +1,6 @@
-# A byte ring with one writer and one reader. The head moves only after the whole record is in, so a writer killed half way
-# leaves nothing; the tail moves only after the whole record is out. Both only grow; their difference is what is in the ring.
+# A byte ring with one writer and one reader. The head moves only after the whole record is in, so a writer killed half
+# way leaves nothing; the tail moves only after the whole record is out. Both only grow; their difference is what is in
+# the ring.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from flyproxy._speedups.shm.logring_layout cimport RING_BYTES, LogRing
@@ -67,7 +68,7 @@ cdef uint32_t logring_take(Shm *shm, uint32_t proc, char *out) noexcept nogil:
 
 
 cdef class LogReader:
-    """The one reader of the access-log rings (control). `fds`: {segment name: descriptor}, "logs" opened for writing."""
+    """The one reader of the access-log rings (control). `fds`: {segment name: descriptor}, "logs" writable."""
     cdef Shm shm
 
     def __cinit__(self, dict fds):
@@ -77,7 +78,7 @@ cdef class LogReader:
         shm_unmap(&self.shm)
 
     def drain(self, uint32_t proc, int max_lines):
-        """Takes at most `max_lines` lines of one process out of its ring, oldest first; each as bytes without a line end."""
+        """Takes at most `max_lines` lines of one process out of its ring, oldest first, as the worker wrote them."""
         cdef char line[LOG_LINE_MAX]
         cdef uint32_t n
         lines = []

@@ -4,7 +4,9 @@ from libc.string cimport memcmp, memcpy
 from flyproxy._speedups.shm.arena cimport Arena, arena_at, arena_give, arena_retire, arena_take
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, BK_OPEN
 from flyproxy._speedups.shm.draft cimport draft_add_machine, draft_remove_machine
-from flyproxy._speedups.shm.idpool cimport idpool_close, idpool_forget, idpool_give, idpool_keep, idpool_open, idpool_take
+from flyproxy._speedups.shm.idpool cimport (
+    idpool_close, idpool_forget, idpool_give, idpool_keep, idpool_open, idpool_take,
+)
 from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_store_u32
 from flyproxy._speedups.shm.segments cimport NOBODY
 from flyproxy._speedups.shm.table cimport TMachine, Table, table_slot

@@ -1,5 +1,5 @@
-# What the C headers of this part offer. fp_atomic.h: load/store are relaxed; acquire/release are ordered against everything
-# after/before; fence is sequentially consistent.
+# What the C headers of this part offer. fp_atomic.h: load/store are relaxed; acquire/release are ordered against
+# everything after/before; fence is sequentially consistent.
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "fp_atomic.h" nogil:
@@ -24,6 +24,7 @@ cdef extern from "fp_atomic.h" nogil:
 
 cdef extern from "fp_siphash.h" nogil:
     uint64_t fp_siphash13(const uint64_t *key, const void *bytes, uint32_t n) noexcept
+    uint64_t fp_split(uint64_t seed, uint32_t n) noexcept
 
 cdef extern from "fp_shm_sys.h" nogil:
     const char *const *FP_SEGMENT_NAMES                 # in Segment order, as /proc/PID/maps shows them

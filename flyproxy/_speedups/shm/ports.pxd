@@ -1,5 +1,5 @@
-# Which apps speak on a public port: published as one word (raw_ports) and one byte (http_ports) per port number, so that a
-# connection to an address that belongs to nobody, or to everybody, finds its meaning without searching.
+# Which apps speak on a public port: published as one word (raw_ports) and one byte (http_ports) per port number, so
+# that a connection to an address that belongs to nobody, or to everybody, finds its meaning without searching.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.table cimport TPort
 

@@ -55,6 +55,9 @@ cdef void ports_publish(Ports *ports, uint32_t *raw, unsigned char *http) noexce
     for i in range(ports.dirty_n):
         for port in range(ports.dirty[i].start, ports.dirty[i].end + 1):
             use = &ports.use[port]
-            fp_store_u32(&raw[port], 0 if not use.raw_users else <uint32_t>use.raw_ids if use.raw_users == 1 else <uint32_t>NOBODY)
+            if use.raw_users > 1:
+                fp_store_u32(&raw[port], NOBODY)
+            else:
+                fp_store_u32(&raw[port], <uint32_t>use.raw_ids)     # of nobody: 0
             http[port] = use.http_users != 0
     ports.dirty_n = 0

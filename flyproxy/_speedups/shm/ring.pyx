@@ -24,29 +24,33 @@ cdef uint32_t lower_bound(const uint64_t *points, uint32_t n, uint64_t point) no
     return low
 
 
-cdef int ring_add(Ring *ring, uint64_t point) noexcept nogil:
+cdef int ring_add(Ring *ring, uint64_t id_hash, uint32_t slot) noexcept nogil:
     cdef uint64_t *points
-    cdef uint32_t cap
-    if ring.n == ring.cap:
-        cap = max(ring.cap * 2, <uint32_t>8)
+    cdef uint32_t cap, i
+    if ring.n + MACHINE_POINTS > ring.cap:
+        cap = max(ring.cap * 2, <uint32_t>8 * MACHINE_POINTS)
         points = <uint64_t *>realloc(ring.points, cap * sizeof(uint64_t))
         if points == NULL:
             return -1
         ring.points = points
         ring.cap = cap
-    ring.points[ring.n] = point
-    ring.n += 1
+    for i in range(<uint32_t>MACHINE_POINTS):
+        ring.points[ring.n] = ring_point(id_hash, i, slot)
+        ring.n += 1
     return 0
 
 
-cdef void ring_remove(Ring *ring, uint64_t point) noexcept nogil:
-    cdef uint32_t at
+cdef void ring_remove(Ring *ring, uint64_t id_hash, uint32_t slot) noexcept nogil:
+    cdef uint32_t i, at
+    cdef uint64_t point
     ring_settle(ring)
-    at = lower_bound(ring.points, ring.n, point)
-    if at < ring.n and ring.points[at] == point:
-        memmove(&ring.points[at], &ring.points[at + 1], (ring.n - at - 1) * sizeof(uint64_t))
-        ring.n -= 1
-        ring.sorted = ring.n
+    for i in range(<uint32_t>MACHINE_POINTS):
+        point = ring_point(id_hash, i, slot)
+        at = lower_bound(ring.points, ring.n, point)
+        if at < ring.n and ring.points[at] == point:
+            memmove(&ring.points[at], &ring.points[at + 1], (ring.n - at - 1) * sizeof(uint64_t))
+            ring.n -= 1
+    ring.sorted = ring.n
 
 
 cdef void ring_settle(Ring *ring) noexcept nogil:

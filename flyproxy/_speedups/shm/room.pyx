@@ -1,7 +1,6 @@
 from libc.stdint cimport uint64_t
-from flyproxy._speedups.shm.arena cimport Arena
 from flyproxy._speedups.shm.platform cimport fp_acquire_u64, fp_load_u64, fp_lowest_bit
-from flyproxy._speedups.shm.segments cimport SEG_TABLE0, Shm, shm_beat, shm_live
+from flyproxy._speedups.shm.segments cimport SEG_TABLE0, shm_beat, shm_live
 from flyproxy._speedups.shm.table cimport EPOCH_OFFLINE
 
 
@@ -9,8 +8,8 @@ class TableFull(Exception):
     """A fixed capacity of the table is used up. `capacity` says which, `setting` which setting raises it."""
 
     def __init__(self, capacity, limit, setting, remark=""):
-        super().__init__(f"the table is full: all {limit} {capacity} are in use{remark}; raise {setting} in flyproxy.toml "
-                         "and restart flyproxy")
+        super().__init__(f"the table is full: all {limit} {capacity} are in use{remark}; "
+                         f"raise {setting} in flyproxy.toml and restart flyproxy")
         self.capacity = capacity
         self.setting = setting
 
@@ -23,7 +22,8 @@ cdef class Room:
     cdef memory_full(self):
         held = self.readers(fp_load_u64(&self.shm.root.table_epoch)) if self.arena.waiting else []
         remark = f" ({self.arena.waiting} of them wait for process index {', '.join(map(str, held))})" if held else ""
-        return self.full("bytes of memory", self.shm.at.size[SEG_TABLE0] - self.shm.at.arena, "[table] machines or apps", remark)
+        size = self.shm.at.size[SEG_TABLE0] - self.shm.at.arena
+        return self.full("bytes of memory", size, "[table] machines or apps", remark)
 
     cdef list readers(self, uint64_t epoch):
         cdef uint64_t live = shm_live(self.shm), at

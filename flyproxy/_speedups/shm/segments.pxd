@@ -1,5 +1,5 @@
-# The shared segments: sealed memfds, created by the master, mapped by everyone. All sizes are fixed at creation and stand in
-# the root segment; a process of another LAYOUT (hash over the structs below and the sizes) refuses to attach.
+# The shared segments: sealed memfds, created by the master, mapped by everyone. All sizes are fixed at creation and
+# stand in the root segment; a process of another LAYOUT (hash over the structs below and the sizes) refuses to attach.
 #
 #   root      header · slot owner words · one ProcBeat per process index      writers: master; state: the table_* words;
 #                                                                             each process its own beat
@@ -65,7 +65,7 @@ cdef struct Root:
     uint64_t memory_used        # reserved
     uint64_t owner_epoch        # raised by the master with every change of an owner word
     uint64_t table_epoch        # 1 and up; raised by state with every commit; what readers announce (grace.pxd)
-    uint64_t flip_epoch         # epoch that ended with the last flip of active_table: who entered later reads the active one
+    uint64_t flip_epoch         # that ended with the last flip of active_table: who entered later reads the active one
     uint64_t recycle_seq        # raised by state before it writes into memory that readers may have seen
     uint32_t limit_apps         # the settings themselves, without the spare ids in Sizes
     uint32_t limit_machines

@@ -55,7 +55,7 @@ cdef void place_table(const Sizes *sizes, Places *out) noexcept nogil:
     out.raw_ports = up(out.service_dir + out.services * sizeof(DirEntry), 64)
     out.http_ports = out.raw_ports + 65536 * sizeof(uint32_t)
     out.arena = up(out.http_ports + 65536, PAGE)
-    need = (<uint64_t>sizes.hostnames + sizes.addresses) * 192 + sizes.apps * <uint64_t>1024 + sizes.machines * <uint64_t>192
+    need = (<uint64_t>sizes.hostnames + sizes.addresses + sizes.machines) * 192 + sizes.apps * <uint64_t>1024
     out.size[SEG_TABLE0] = up(out.arena + 2 * need + (<uint64_t>64 << 20), PAGE)
     out.size[SEG_TABLE1] = out.size[SEG_TABLE0]
 
@@ -226,16 +226,17 @@ cdef int shm_attach(Shm *shm, dict fds, uint32_t writable, uint32_t proc) except
     cdef int i, result
     missing = [name for name in NAMES if name not in fds]
     if missing:
-        raise ValueError(f"shared memory: no descriptor for segment {', '.join(missing)}; pass all of {', '.join(NAMES)}")
+        raise ValueError(f"shared memory: no descriptor for segment {', '.join(missing)}; "
+                         f"pass all of {', '.join(NAMES)}")
     for i, name in enumerate(NAMES):
         numbers[i] = fds[name]
     result = shm_map(shm, numbers, writable, proc)
     if result == -EPROTO:
-        raise ValueError("shared memory: the root segment was made by another version of flyproxy or is damaged (layout "
-                         "hash differs); restart the master so that it makes new segments")
+        raise ValueError("shared memory: the root segment was made by another version of flyproxy or is damaged "
+                         "(layout hash differs); restart the master so that it makes new segments")
     if result == -EINVAL:
-        raise ValueError(f"shared memory: a segment is smaller than its layout, or process index {proc} does not exist; "
-                         "pass the descriptors that the master made, in their own places")
+        raise ValueError(f"shared memory: a segment is smaller than its layout, or process index {proc} does not "
+                         "exist; pass the descriptors that the master made, in their own places")
     if result < 0:
         raise OSError(-result, f"shared memory: mapping the segments failed with errno {-result}")
     return 0

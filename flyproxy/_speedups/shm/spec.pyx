@@ -1,9 +1,9 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memcpy, memset
 from flyproxy._speedups.shm.table cimport (
-    BAL_HASH_COOKIE, BAL_HASH_HEADER, BAL_HASH_IP, BAL_LEAST, CT_CONNECTIONS, CT_REQUESTS, H_HTTP, H_PG_TLS, H_PROXY_PROTO,
-    H_TLS,
+    BAL_HASH_COOKIE, BAL_HASH_HEADER, BAL_HASH_IP, BAL_LEAST, CT_CONNECTIONS, CT_REQUESTS, H_HTTP, H_PG_TLS,
+    H_PROXY_PROTO, H_TLS,
 )
 from flyproxy._speedups.shm.table_layout cimport NAME_MAX, PORTS_MAX, SERVICES_MAX
 
@@ -84,7 +84,8 @@ cdef int check_ports(const Spec *spec) except -1:
     cdef uint32_t i
     for i in range(1, spec.nports):
         if spec.ports[i].start <= spec.ports[i - 1].end:
-            raise ValueError(f"port {spec.ports[i].start} belongs to two port entries of the app; each port may be named once")
+            raise ValueError(f"port {spec.ports[i].start} belongs to two port entries of the app; "
+                             "each port may be named once")
     return 0
 
 
@@ -105,7 +106,8 @@ cdef int spec_parse(list services, Spec *out) except -1:
     memset(out, 0, sizeof(Spec))
     nports = sum(len(record.get("ports") or ()) for record in services)
     if len(services) > SERVICES_MAX or nports > PORTS_MAX:
-        raise ValueError(f"the app has {len(services)} services and {nports} ports; the most are {SERVICES_MAX} and {PORTS_MAX}")
+        raise ValueError(f"the app has {len(services)} services and {nports} ports; "
+                         f"the most are {SERVICES_MAX} and {PORTS_MAX}")
     out.nservices = len(services)
     out.services = <TService *>calloc(max(len(services), 1), sizeof(TService))
     out.ports = <TPort *>calloc(max(nports, 1), sizeof(TPort))

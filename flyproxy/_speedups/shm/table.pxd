@@ -1,9 +1,9 @@
 # The VM table as its readers see it. One writer (state), any number of lock-free readers.
 #
-# Everything that is looked up is immutable once published and replaced whole; what was replaced is reused only after every
-# live reader has passed a quiescent point (table_enter / table_leave once per engine turn). So a pointer from here is good
-# until the end of the turn and no longer: keep ids with generations across turns, never pointers.
-# Every offset read from the segment is checked against its bounds: the table is input.
+# Everything that is looked up is immutable once published and replaced whole; what was replaced is reused only after
+# every live reader has passed a quiescent point (table_enter / table_leave once per engine turn). So a pointer from
+# here is good until the end of the turn and no longer: keep ids with generations across turns, never pointers. Every
+# offset read from the segment is checked against its bounds: the table is input.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.segments cimport Shm
 
@@ -114,7 +114,8 @@ cdef const TService *table_service_by_id(Table *t, uint32_t id, uint32_t generat
 cdef const TMachine *table_machine(Table *t, uint32_t slot, uint32_t generation) noexcept nogil
 # Lists for route/: the r-th nearest region's routable machines (slot indexes), *n entries.
 cdef const uint32_t *table_candidates(Table *t, const TService *s, uint32_t r, uint32_t *n) noexcept nogil
-# The consistent-hash ring of the service's nearest region: sorted points, hash in the upper 40 bits, slot in the lower 24.
+# The consistent-hash ring of the service's nearest region: sorted points, hash in the upper 40 bits, slot in the lower
+# 24.
 cdef const uint64_t *table_ring(Table *t, const TService *s, uint32_t *n) noexcept nogil
 # The app of an id, the machine in a slot, whatever the generation.
 cdef const TApp *table_app_by_id(Table *t, uint32_t id) noexcept nogil

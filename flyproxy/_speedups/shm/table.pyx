@@ -3,11 +3,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 from flyproxy._speedups.shm.index cimport index_find
 from flyproxy._speedups.shm.platform cimport (
-    fp_acquire_u32, fp_acquire_u64, fp_fence, fp_fence_acquire, fp_load_u32, fp_load_u64, fp_prefetch, fp_release_u64,
-    fp_siphash13, fp_store_u64,
+    fp_acquire_u32, fp_acquire_u64, fp_fence, fp_fence_acquire, fp_load_u32, fp_load_u64, fp_prefetch,
+    fp_release_u64, fp_siphash13, fp_store_u64,
 )
 from flyproxy._speedups.shm.segments cimport NOBODY, SEG_TABLE0, ProcBeat, Shm, shm_beat
-from flyproxy._speedups.shm.table_blocks cimport app_at, app_whole, block, ports_of, regions_of, service_of, tail_of
+from flyproxy._speedups.shm.table_blocks cimport Parts, app_at, block, parts_of, service_in, tail_of
 from flyproxy._speedups.shm.table_layout cimport HOST_MAX, NAME_MAX, DirEntry, KeyBlock, ServiceTail, TableHeader
 
 
@@ -70,7 +70,8 @@ cdef const TApp *table_app_by_id(Table *t, uint32_t id) noexcept nogil:
 
 cdef inline const TApp *app_by_name(Table *t, const char *host, uint32_t n) noexcept nogil:
     cdef const TableHeader *header = <const TableHeader *>t.base
-    cdef const KeyBlock *key = index_find(t.base, t.size, fp_acquire_u64(&header.hosts), table_hash(t, host, n), host, n)
+    cdef uint64_t word = fp_acquire_u64(&header.hosts)
+    cdef const KeyBlock *key = index_find(t.base, t.size, word, table_hash(t, host, n), host, n)
     return table_app_by_id(t, key.app) if key != NULL else NULL
 
 
@@ -127,26 +128,27 @@ cdef const TApp *table_app(Table *t, uint32_t id, uint32_t generation) noexcept 
     return app if app != NULL and app.generation == generation else NULL
 
 
-# -- inside an app. The pointers come from the functions above; counts are checked again, since nothing promises that the
-# bytes behind them are still the ones that were checked.
+# -- inside an app. The pointers come from the functions above; counts are checked again, since nothing promises that
+# the bytes behind them are still the ones that were checked.
 cdef const TPort *table_port(Table *t, const TApp *app, uint16_t port) noexcept nogil:
-    cdef const TPort *ports = ports_of(app)
+    cdef Parts parts
     cdef uint32_t i
-    if not app_whole(t, app):
+    if not parts_of(t, app, &parts):
         return NULL
-    for i in range(tail_of(app).nports):
-        if port < ports[i].start:
+    for i in range(parts.nports):
+        if port < parts.ports[i].start:
             return NULL
-        if port <= ports[i].end:
-            return &ports[i]
+        if port <= parts.ports[i].end:
+            return &parts.ports[i]
     return NULL
 
 
 cdef const TService *table_service(Table *t, const TApp *app, uint32_t service) noexcept nogil:
     cdef const TService *s
-    if not app_whole(t, app) or service >= app.nservices:
+    cdef Parts parts
+    if not parts_of(t, app, &parts) or service >= parts.nservices:
         return NULL
-    s = service_of(app, service)
+    s = service_in(&parts, service)
     return s if s.key_n <= NAME_MAX else NULL
 
 
@@ -154,17 +156,18 @@ cdef const TService *table_service_by_id(Table *t, uint32_t id, uint32_t generat
     cdef const DirEntry *entry
     cdef const TApp *app
     cdef const TService *s
+    cdef Parts parts
     cdef uint32_t i
     if id >= t.shm.at.services:
         return NULL
     entry = <const DirEntry *>(t.base + t.shm.at.service_dir) + id
     app = table_app_by_id(t, fp_acquire_u32(&entry.ref) - 1)
-    if app == NULL:
+    if app == NULL or not parts_of(t, app, &parts):
         return NULL
-    for i in range(app.nservices):
-        s = table_service(t, app, i)
-        if s != NULL and s.id == id and s.generation == generation:
-            return s
+    for i in range(parts.nservices):
+        s = service_in(&parts, i)
+        if s.id == id and s.generation == generation:
+            return table_service(t, app, i)
     return NULL
 
 
@@ -178,7 +181,9 @@ cdef const TMachine *table_slot(Table *t, uint32_t slot) noexcept nogil:
     machine = <const TMachine *>block(t, fp_acquire_u32(&entry.ref), sizeof(TMachine))
     if machine == NULL or machine.slot != slot:
         return NULL
-    if machine.id_n >= sizeof(machine.id) or machine.region_n >= sizeof(machine.region) or machine.host_n >= sizeof(machine.host):
+    if machine.id_n >= sizeof(machine.id) or machine.region_n >= sizeof(machine.region):
+        return NULL
+    if machine.host_n >= sizeof(machine.host):
         return NULL
     return machine
 
@@ -194,9 +199,10 @@ cdef void table_prefetch_slot(Table *t, uint32_t slot) noexcept nogil:
 
 
 cdef void table_prefetch_machine(Table *t, uint32_t slot) noexcept nogil:
+    cdef const DirEntry *entry = <const DirEntry *>(t.base + t.shm.at.machine_dir) + slot
     cdef const uint8_t *machine
     if slot < t.shm.sizes.machines:
-        machine = block(t, fp_acquire_u32(&(<const DirEntry *>(t.base + t.shm.at.machine_dir))[slot].ref), sizeof(TMachine))
+        machine = block(t, fp_acquire_u32(&entry.ref), sizeof(TMachine))
         if machine != NULL:
             fp_prefetch(machine)
 
@@ -209,24 +215,31 @@ cdef inline const TApp *app_of(Table *t, const TService *s) noexcept nogil:
 cdef const uint32_t *table_candidates(Table *t, const TService *s, uint32_t r, uint32_t *n) noexcept nogil:
     cdef const TApp *app = app_of(t, s)
     cdef const uint32_t *slots
+    cdef uint32_t count
+    cdef Parts parts
     n[0] = 0
-    if app == NULL or r >= tail_of(app).nregions:
+    if app == NULL or not parts_of(t, app, &parts) or r >= parts.nregions:
         return NULL
-    slots = <const uint32_t *>block(t, regions_of(app)[r].list, regions_of(app)[r].n * <uint64_t>sizeof(uint32_t))
+    count = fp_load_u32(&parts.regions[r].n)
+    slots = <const uint32_t *>block(t, fp_load_u32(&parts.regions[r].list), count * <uint64_t>sizeof(uint32_t))
     if slots != NULL:
-        n[0] = regions_of(app)[r].n
+        n[0] = count
     return slots
 
 
 cdef const uint64_t *table_ring(Table *t, const TService *s, uint32_t *n) noexcept nogil:
     cdef const TApp *app = app_of(t, s)
     cdef const uint64_t *points
+    cdef uint32_t count
     n[0] = 0
-    if app == NULL or tail_of(app).ring_n == 0:
+    if app == NULL:
         return NULL
-    points = <const uint64_t *>block(t, tail_of(app).ring, tail_of(app).ring_n * <uint64_t>sizeof(uint64_t))
+    count = fp_load_u32(&tail_of(app).ring_n)
+    if count == 0:
+        return NULL
+    points = <const uint64_t *>block(t, fp_load_u32(&tail_of(app).ring), count * <uint64_t>sizeof(uint64_t))
     if points != NULL:
-        n[0] = tail_of(app).ring_n
+        n[0] = count
     return points
 
 
@@ -235,5 +248,5 @@ cdef uint64_t table_hash(Table *t, const void *bytes, uint32_t n) noexcept nogil
 
 
 # The door for Python.
-from flyproxy._speedups.shm.table_reader import TableReader  # noqa: E402, F401
-from flyproxy._speedups.shm.table_writer import TableFull, TableWriter  # noqa: E402, F401
+from flyproxy._speedups.shm.table_reader import TableReader  # no-cython-lint
+from flyproxy._speedups.shm.table_writer import TableFull, TableWriter  # no-cython-lint

@@ -1,8 +1,9 @@
-# The structs inside the table and load segments that only this package looks at. docs/shared-memory.md draws them in bytes.
+# The structs inside the table and load segments that only this package looks at. docs/shared-memory.md draws them in
+# bytes.
 #
 # A reference (`ref`) is an offset in granules of 64 bytes from the start of its table segment; 0 is "none". Blocks are
-# immutable once a reference to them is published. The only words that change in place are the references themselves (one
-# aligned store each), raw_ports and http_ports, and the numbers in the header.
+# immutable once a reference to them is published. The only words that change in place are the references themselves
+# (one aligned store each), raw_ports and http_ports, and the numbers in the header.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:

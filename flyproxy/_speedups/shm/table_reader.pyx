@@ -1,15 +1,15 @@
 # The VM table for Python: whole records, copied out.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_sum
 from flyproxy._speedups.shm.platform cimport fp_load_u64
 from flyproxy._speedups.shm.segments cimport NOBODY, Shm, shm_attach, shm_unmap
 from flyproxy._speedups.shm.table cimport (
-    ADDR_SHARED, ADDR_UNKNOWN, BAL_LEAST, CT_REQUESTS, H_HTTP, H_PG_TLS, H_PROXY_PROTO, H_TLS, TApp, TMachine, TPort, TService,
-    Table, table_address, table_app_by_host, table_app_by_id, table_candidates, table_enter, table_init, table_mark,
-    table_recycled, table_service, table_slot,
+    ADDR_SHARED, ADDR_UNKNOWN, BAL_LEAST, CT_REQUESTS, H_HTTP, H_PG_TLS, H_PROXY_PROTO, H_TLS, TApp, TMachine,
+    TPort, TService, Table, table_address, table_app_by_host, table_app_by_id, table_candidates, table_enter,
+    table_init, table_mark, table_recycled, table_service, table_slot,
 )
-from flyproxy._speedups.shm.table_blocks cimport ports_of, regions_of, tail_of
-from flyproxy._speedups.shm.table_layout cimport REGIONS_MAX, TableHeader
+from flyproxy._speedups.shm.table_blocks cimport Parts, parts_of
+from flyproxy._speedups.shm.table_layout cimport TableHeader
 
 cdef enum:
     TRIES = 1000                # times that memory may be reused under a look-up before it gives up
@@ -19,8 +19,8 @@ HANDLERS = {"http": H_HTTP, "tls": H_TLS, "proxy_proto": H_PROXY_PROTO, "pg_tls"
 
 
 cdef class TableReader:
-    """The VM table for control and tests: whole records, copied out. Needs no process index: every record is read again when
-    memory was reused meanwhile. `fds`: {segment name: descriptor}, read-only ones are enough."""
+    """The VM table for control and tests: whole records, copied out. Needs no process index: every record is read again
+    when memory was reused meanwhile. `fds`: {segment name: descriptor}, read-only ones are enough."""
     cdef Shm shm
     cdef Table table
 
@@ -34,14 +34,14 @@ cdef class TableReader:
     cdef whole(self, copy, argument):
         """The result of `copy` made while nothing it may have looked at was reused."""
         cdef uint64_t mark
-        cdef int tries
-        for tries in range(TRIES):
+        cdef int _try
+        for _try in range(TRIES):
             mark = table_mark(&self.table)
             table_enter(&self.table)
             result = copy(argument)
             if not table_recycled(&self.table, mark):
                 return result
-        raise TimeoutError(f"the table changed under {TRIES} tries to read one record; try again")
+        raise TimeoutError(f"the table changed under {TRIES} _try to read one record; try again")
 
     @property
     def revision(self):
@@ -63,12 +63,13 @@ cdef class TableReader:
 
     def usage(self):
         """Bytes `used`, bytes `waiting` for readers, changes `refused` for want of room, and the published numbers of
-        `hostnames`, `addresses` and `machines`."""
+        `apps`, `hostnames`, `addresses` and `machines`."""
         table_enter(&self.table)
         cdef const TableHeader *header = <const TableHeader *>self.table.base
         return {
             "used": header.arena_used, "waiting": header.retired, "refused": header.refused,
-            "hostnames": header.nhostnames, "addresses": header.naddresses, "machines": header.nmachines,
+            "apps": header.napps, "hostnames": header.nhostnames, "addresses": header.naddresses,
+            "machines": header.nmachines,
         }
 
     def lookup_host(self, str host):
@@ -87,7 +88,8 @@ cdef class TableReader:
         return [app for app in found if app is not None]
 
     def machines(self):
-        """Every machine as {id, app, address (16 bytes), port, region, host, health, cordoned, slot, generation, in_flight}."""
+        """Every machine as {id, app, address (16 bytes), port, region, host, health, cordoned, slot, generation,
+        in_flight}."""
         cdef uint32_t n
         table_enter(&self.table)
         n = min((<const TableHeader *>self.table.base).machine_ids, self.shm.sizes.machines)
@@ -97,45 +99,48 @@ cdef class TableReader:
     # Copies, each for `whole`.
     def _host(self, bytes host):
         cdef const TApp *app = table_app_by_host(&self.table, host, <uint32_t>min(len(host), 255))
-        return text(app.name, app.name_n) if app != NULL else None
+        return text(app.name, app.name_n, 64) if app != NULL else None
 
     def _address(self, bytes ip16):
         cdef const TApp *app
         cdef int kind = table_address(&self.table, <const uint8_t *><const char *>ip16, &app)
-        return {ADDR_UNKNOWN: None, ADDR_SHARED: ""}[kind] if app == NULL else text(app.name, app.name_n)
+        return {ADDR_UNKNOWN: None, ADDR_SHARED: ""}[kind] if app == NULL else text(app.name, app.name_n, 64)
 
     def _app(self, uint32_t id):
         cdef const TApp *app = table_app_by_id(&self.table, id)
         cdef const TService *first
+        cdef Parts parts
         cdef uint32_t i
-        if app == NULL:
+        if app == NULL or not parts_of(&self.table, app, &parts):
             return None
-        services = [self._service(app, i) for i in range(app.nservices)]
-        for i in range(tail_of(app).nports):
-            if ports_of(app)[i].service < <uint32_t>len(services):
-                services[ports_of(app)[i].service]["ports"].append(port_record(&ports_of(app)[i]))
+        services = [self._service(app, &parts, i) for i in range(parts.nservices)]
+        for i in range(parts.nports):
+            number = parts.ports[i].service
+            if number < len(services):
+                services[number]["ports"].append(port_record(&parts.ports[i]))
         first = table_service(&self.table, app, 0)
         return {
-            "name": text(app.name, app.name_n), "id": id, "generation": app.generation, "services": services,
+            "name": text(app.name, app.name_n, 64), "id": id, "generation": app.generation, "services": services,
             "machines": first.total if first != NULL else 0, "routable": first.routable if first != NULL else 0,
         }
 
-    cdef dict _service(self, const TApp *app, uint32_t i):
+    cdef dict _service(self, const TApp *app, const Parts *parts, uint32_t i):
         cdef const TService *s = table_service(&self.table, app, i)
         cdef uint32_t rank, n, k
         cdef const uint32_t *slots
         if s == NULL:
             return {"ports": []}
         regions = []
-        for rank in range(min(s.nregions, <uint16_t>REGIONS_MAX)):
+        for rank in range(parts.nregions):
             slots = table_candidates(&self.table, s, rank, &n)
             if slots != NULL:
-                regions.append((text(regions_of(app)[rank].name, 16).rstrip("\0"), [slots[k] for k in range(n)]))
+                regions.append((text(parts.regions[rank].name, 16, 16).rstrip("\0"), [slots[k] for k in range(n)]))
         return {
             "id": s.id, "generation": s.generation, "internal_port": s.internal_port,
             "concurrency": "requests" if s.concurrency == CT_REQUESTS else "connections",
-            "soft_limit": s.soft_limit, "hard_limit": s.hard_limit, "balance": "least" if s.balance == BAL_LEAST else "hash",
-            "key": text(s.key, s.key_n), "half_close": bool(s.half_close), "regions": regions, "ports": [],
+            "soft_limit": s.soft_limit, "hard_limit": s.hard_limit,
+            "balance": "least" if s.balance == BAL_LEAST else "hash", "key": text(s.key, s.key_n, 64),
+            "half_close": bool(s.half_close), "regions": regions, "ports": [],
         }
 
     def _machine(self, uint32_t slot):
@@ -144,20 +149,24 @@ cdef class TableReader:
         if m == NULL:
             return None
         return {
-            "id": text(m.id, m.id_n), "app": text(app.name, app.name_n) if app != NULL else None, "address": m.address[:16],
-            "port": m.port, "region": text(m.region, m.region_n), "host": text(m.host, m.host_n),
-            "health": HEALTH[min(m.health, <uint8_t>2)], "cordoned": bool(m.cordoned), "slot": slot, "generation": m.generation,
-            "in_flight": budget_sum(&self.shm, BK_INFLIGHT, slot),
+            "id": text(m.id, m.id_n, 40), "app": text(app.name, app.name_n, 64) if app != NULL else None,
+            "address": m.address[:16], "port": m.port,
+            "region": text(m.region, m.region_n, 16), "host": text(m.host, m.host_n, 32),
+            "health": HEALTH[min(m.health, <uint8_t>2)],
+            "cordoned": bool(m.cordoned), "slot": slot,
+            "generation": m.generation, "in_flight": budget_sum(&self.shm, BK_INFLIGHT, slot),
         }
 
 
-cdef str text(const char *p, uint32_t n):
-    return p[:n].decode("ascii", "replace")
+cdef str text(const char *p, uint32_t n, uint32_t cap):
+    """At most `cap` characters, whatever the count says."""
+    return p[:min(n, cap)].decode("ascii", "replace")
 
 
 cdef dict port_record(const TPort *port):
     return {
-        "start": port.start, "end": port.end, "handlers": [name for name, bit in HANDLERS.items() if port.handlers & bit],
+        "start": port.start, "end": port.end,
+        "handlers": [name for name, bit in HANDLERS.items() if port.handlers & bit],
         "force_https": bool(port.force_https), "pristine": bool(port.pristine), "proxy_version": port.proxy_version,
         "idle_timeout_ms": port.idle_timeout_ms, "headers_read_timeout_ms": port.head_timeout_ms,
     }

@@ -1,8 +1,8 @@
 # The one writer of the VM table: TableWriter takes records in any order and publishes them with commit.
 #
-# Until commit nothing is visible. put_* and remove_* prepare blocks that no reader has seen (so giving them back needs no
-# grace period) and note what changed; commit first builds every block that it needs, the only step that can fail, then flips
-# references, then raises revision and generation, begins a new epoch and wakes the engines.
+# Until commit nothing is visible. put_* and remove_* prepare blocks that no reader has seen (so giving them back needs
+# no grace period) and note what changed; commit first builds every block that it needs, the only step that can fail,
+# then flips references, then raises revision and generation, begins a new epoch and wakes the engines.
 import time
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -13,7 +13,8 @@ from flyproxy._speedups.shm.grace cimport grace_advance, grace_announce_reuse, g
 from flyproxy._speedups.shm.machines cimport Machines
 from flyproxy._speedups.shm.names cimport Names
 from flyproxy._speedups.shm.platform cimport (
-    fp_acquire_u32, fp_load_u32, fp_load_u64, fp_lowest_bit, fp_monotonic_ns, fp_punch, fp_release_u32, fp_release_u64, fp_store_u32, fp_store_u64,
+    fp_acquire_u32, fp_load_u32, fp_load_u64, fp_lowest_bit, fp_monotonic_ns, fp_punch, fp_release_u32,
+    fp_release_u64, fp_store_u32, fp_store_u64,
 )
 from flyproxy._speedups.shm.room cimport Room
 from flyproxy._speedups.shm.segments cimport (
@@ -21,7 +22,7 @@ from flyproxy._speedups.shm.segments cimport (
 )
 from flyproxy._speedups.shm.table cimport TMachine, Table, table_init
 from flyproxy._speedups.shm.table_layout cimport KeyBlock, TableHeader
-from flyproxy._speedups.shm.room import TableFull  # noqa: F401  part of the door
+from flyproxy._speedups.shm.room import TableFull  # no-cython-lint: part of the door
 
 READERS_WAIT_S = 5.0            # longer than the master lets a stuck worker live
 
@@ -29,10 +30,10 @@ READERS_WAIT_S = 5.0            # longer than the master lets a stuck worker liv
 cdef class TableWriter:
     """Publishes the VM table. One living instance per set of segments: the former state process is dead before.
 
-    `fds`: {segment name: descriptor}, "root", "table0" and "table1" opened for writing. `wake_fds`: {process index: eventfd}.
-    `region`, `host`: this host's; the own region is the nearest one. `hash_key`: 16 bytes, the cluster's, so that all edges
-    agree on consistent hashing. Call reset() before anything else. Records may come in any order; what names an app that is
-    not there shows when the app comes."""
+    `fds`: {segment name: descriptor}, "root", "table0" and "table1" opened for writing. `wake_fds`: {process index:
+    eventfd}. `region`, `host`: this host's; the own region is the nearest one. `hash_key`: 16 bytes, the cluster's, so
+    that all edges agree on consistent hashing. Call reset() before anything else. Records may come in any order; what
+    names an app that is not there shows when the app comes."""
     cdef Shm shm
     cdef Arena arena
     cdef Room room
@@ -67,10 +68,12 @@ cdef class TableWriter:
 
     # -- building anew
     def reset(self):
-        """Starts an empty table in the segment that is not active. Readers stay on the active one until the next commit.
+        """Starts an empty table in the segment that is not active. Readers stay on the active one until the next
+        commit.
 
-        Apps, services and machines that the active table knows get their ids back when they are put again, so budgets and
-        counters go on. Raises TimeoutError when a live process still reads that segment, from before the last flip, after 5 s."""
+        Apps, services and machines that the active table knows get their ids back when they are put again, so budgets
+        and counters go on. Raises TimeoutError when a live process still reads that segment, from before the last flip,
+        after 5 s."""
         self.await_readers()
         self.close()
         table_init(&self.former, &self.shm)
@@ -86,9 +89,9 @@ cdef class TableWriter:
         deadline = time.monotonic() + READERS_WAIT_S
         while grace_oldest(&self.shm) <= flipped:
             if time.monotonic() > deadline:
-                raise TimeoutError("the table cannot be rebuilt: process index "
-                                   f"{', '.join(map(str, self.room.readers(flipped)))} still reads the former one after "
-                                   f"{READERS_WAIT_S:g} s; it is stuck, and the master should replace it")
+                stuck = ", ".join(map(str, self.room.readers(flipped)))
+                raise TimeoutError(f"the table cannot be rebuilt: process index {stuck} still reads the former one "
+                                   f"after {READERS_WAIT_S:g} s; it is stuck, and the master should replace it")
             time.sleep(0.001)
 
     cdef open(self, uint8_t *base, uint64_t size):
@@ -122,8 +125,8 @@ cdef class TableWriter:
 
     # -- records
     def put_app(self, str name, list services):
-        """Declares an app or replaces what it declares. Services keep their ids by internal port. Raises ValueError for a
-        value that the table cannot hold, TableFull when the apps or services are used up; then nothing changed."""
+        """Declares an app or replaces what it declares. Services keep their ids by internal port. Raises ValueError for
+        a value that the table cannot hold, TableFull when the apps or services are used up; then nothing changed."""
         self.check_open()
         self.apps.declare(app_bytes(name), services)
 
@@ -150,15 +153,16 @@ cdef class TableWriter:
         self.remove_name(self.addresses, address_bytes(ip16))
 
     def put_machine(self, str id, str app, ip16, int port, str region, str host, str health, bint cordoned):
-        """Adds a machine or replaces its record; a machine that changes its app becomes another one. `port` 0: the service's
-        internal port. `health`: "passing", "critical" or "unknown". Raises ValueError, TableFull; then nothing changed."""
+        """Adds a machine or replaces its record; a machine that changes its app becomes another one. `port` 0: the
+        service's internal port. `health`: "passing", "critical" or "unknown". Raises ValueError, TableFull; then
+        nothing changed."""
         cdef TMachine record
         self.check_open()
         fill_machine(&record, id, ip16, port, region, host, health, cordoned)
         self.machines.put(id.encode(), self.apps.of(app_bytes(app)), &record)
 
     def remove_machine(self, str id):
-        """Nothing happens when it is not there. Its slot is given to another machine only when nobody uses it any more."""
+        """Nothing happens when it is not there. Another machine gets its slot only when nobody uses it."""
         self.check_open()
         self.machines.remove(id.encode())
 
@@ -190,9 +194,9 @@ cdef class TableWriter:
 
     # -- publishing
     def commit(self, revision):
-        """Publishes everything since the last commit, stores `revision` (of the state store), raises the generation and wakes
-        the engines. After reset it flips the active segment. Raises TableFull when the table's memory is used up: then
-        nothing is published, and the next commit tries again."""
+        """Publishes everything since the last commit, stores `revision` (of the state store), raises the generation and
+        wakes the engines. After reset it flips the active segment. Raises TableFull when the table's memory is used up:
+        then nothing is published, and the next commit tries again."""
         self.check_open()
         self.apps.build()
         self.machines.publish(self.base)
@@ -208,6 +212,7 @@ cdef class TableWriter:
         cdef TableHeader *header = <TableHeader *>self.base
         cdef uint64_t live = shm_live(&self.shm)
         fp_store_u32(&header.wildcards, self.hosts.wildcards)
+        fp_store_u32(&header.napps, self.apps.declared)
         fp_store_u32(&header.nhostnames, self.hosts.count)
         fp_store_u32(&header.naddresses, self.addresses.count)
         fp_store_u32(&header.nmachines, <uint32_t>len(self.machines.by_id))
@@ -230,11 +235,11 @@ cdef class TableWriter:
             live &= live - 1
 
     def usage(self):
-        """Numbers of the table being written: bytes `used` (at `peak`), `waiting` for readers, changes `refused`, and how many
-        apps, hostnames, addresses and machines there are."""
+        """Numbers of the table being written: bytes `used` (at `peak`), `waiting` for readers, changes `refused`, and
+        how many apps, hostnames, addresses and machines there are."""
         self.check_open()
         return {
-            "used": self.arena.used, "peak": self.arena.peak, "waiting": self.arena.waiting, "refused": self.room.refused,
-            "apps": len(self.apps.by_name), "hostnames": self.hosts.count, "addresses": self.addresses.count,
-            "machines": len(self.machines.by_id),
+            "used": self.arena.used, "peak": self.arena.peak, "waiting": self.arena.waiting,
+            "refused": self.room.refused, "apps": len(self.apps.by_name), "machines": len(self.machines.by_id),
+            "hostnames": self.hosts.count, "addresses": self.addresses.count,
         }

@@ -1,0 +1,9 @@
+from typing import Any, Self, final
+
+@final
+class CounterReader:
+    """All processes' counters, added up (control)."""
+
+    def __new__(cls, fds: dict[str, int]) -> Self: ...
+    def exposition(self, region: str, host: str) -> bytes: ...
+    def worker_totals(self) -> dict[str, Any]: ...
