@@ -193,7 +193,7 @@ class Listeners:
     # -- apps
 
     def set_ports(self, asked: Sequence[Mapping[str, Any]], settings: Settings) -> Change:
-        """What apps want now: {"port", "waiting": its state in words or None, "apps"} each. Never fails; see ``rows``."""
+        """What apps want now: {"port", "waiting": state in words or None, "apps"} each. Never fails; see ``rows``."""
         self._asked = list(asked)
         covered = {end.service_port for group in self._wishes.values() for end in group}
         change, states = Change(), {}

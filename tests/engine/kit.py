@@ -1,4 +1,4 @@
-"""One engine in this process: real segments, a real table, real sockets; the VM and the client are processes of their own."""
+"""One engine in this process: real segments, a real table, real sockets; VM and client are processes of their own."""
 
 from __future__ import annotations
 
@@ -107,9 +107,11 @@ def running(vm_port: int, settings: Settings | None = None) -> Iterator[Running]
 
 
 def service(port: int) -> dict[str, Any]:
+    public = {
+        "start": port, "end": port, "handlers": ["http"], "force_https": False, "pristine": False, "proxy_version": 1,
+        "idle_timeout": 0, "headers_read_timeout": 0,
+    }
     return {
-        "internal_port": 8080, "concurrency": "requests", "soft_limit": 20, "hard_limit": 0, "balance": "least", "balance_key": "ip",
-        "half_close": False,
-        "ports": [{"start": port, "end": port, "handlers": ["http"], "force_https": False, "pristine": False, "proxy_version": 1,
-                   "idle_timeout": 0, "headers_read_timeout": 0}],
+        "internal_port": 8080, "concurrency": "requests", "soft_limit": 20, "hard_limit": 0, "balance": "least",
+        "balance_key": "ip", "half_close": False, "ports": [public],
     }
