@@ -72,10 +72,13 @@ def cpu(root: int) -> Cpu:
     return Cpu(total, own, user)
 
 
-def rss(root: int) -> int:
-    """Resident bytes of the tree."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in tree(root))
+def anonymous(root: int) -> int:
+    """Resident anonymous bytes of the tree: heaps and stacks, not the shared tables, whose size is fixed."""
+
+    def of(pid: int) -> int:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE).group(1)) << 10  # type: ignore[union-attr]
+    return sum(of(pid) for pid in tree(root))
 
 
 def _milliseconds(text: str) -> float:
@@ -153,11 +156,11 @@ def _one_request(port: int) -> socket.socket:
 
 
 def idle_memory(pid: int, port: int) -> Sample:
-    """Resident bytes that one more idle keep-alive connection takes, one request done on each."""
+    """Resident anonymous bytes that one more idle keep-alive connection takes, one request done on each."""
     held = [_one_request(port) for _ in range(IDLE_WARM)]
-    before = rss(pid)
+    before = anonymous(pid)
     held += [_one_request(port) for _ in range(IDLE_MORE)]
-    after = rss(pid)
+    after = anonymous(pid)
     for conn in held:
         conn.close()
     time.sleep(0.5)  # let the proxy see the ends before the next one is measured

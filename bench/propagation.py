@@ -5,7 +5,8 @@
 
 A real daemon with two workers and 1 000 apps of 10 machines; the changes are committed by another process
 (bench/changes.py) at fixed times, also while /metrics is read in a loop and while requests flow. Writes
-bench/results/propagation.json and docs/propagation.md; exit status 1 when a bound was missed.
+bench/results/propagation.json and docs/propagation.md; exit status 1 when a bound was missed. It needs a machine that
+does nothing else: who waits for a core is late, whatever the program.
 """
 
 from __future__ import annotations
@@ -282,8 +283,8 @@ Bounds: {"; ".join(missed(result)) or held}.
 - *traffic*: wrk with 32 connections meanwhile, {phases["traffic"]["requests_per_second"]} requests a second; wrk and
   the machines run at the lowest priority, because in life they are other hosts.
 - *new port*: {port["trials"]} times an app got a port that nobody had; served: one of its machines answered there.
-- The observer is a process like others and was itself kept waiting for up to (ms): {blind}. What it saw late counts as
-  late.
+- The observer is a process like others and was itself kept waiting, in the worst case (ms): {blind}.
+  What it saw late counts as late.
 
 {machine}
 """

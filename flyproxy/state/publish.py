@@ -3,7 +3,8 @@
 Keeps the order that readers rely on: an app is in the table before what names it. Host names, addresses and machines
 whose app is not there wait as orphans and follow when it comes; when an app goes, what names it is taken out first and
 waits again. A record that the table has no room for is refused with the setting that makes room, and tried again after
-something was taken out. Nothing is visible to readers before the commit that ends a batch.
+something was taken out, and once more when that is committed: an app gives its place back only then. Nothing is visible
+to readers before the commit that ends a batch.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Publisher:
         self.health: dict[str, HealthStatus] = {}
         self.machines: dict[str, Place] = {}
         self.no_room: dict[Place, None] = {}
+        self.gave_back = False
+        """Whether something was taken out since the last commit: what it held may be free only after it."""
         writer.reset()
 
     def apply(self, updates: Sequence[Update]) -> None:
@@ -87,12 +90,19 @@ class Publisher:
         came = [(place, good.record) for place, good in newest.items() if good is not None]
         for place, record in sorted(came, key=lambda item: _ORDER.index(type(item[1]))):
             self._take(place, record)
-        if gone and self.no_room:
+        if gone:
+            self.gave_back = True
             self._try_again()
 
     def commit(self, revision: int) -> None:
-        """Makes everything since the last commit visible at once."""
+        """Makes everything since the last commit visible at once; then, at the same revision, what only now finds room.
+        """
         self.writer.commit(revision)
+        if self.gave_back:
+            self.gave_back = False
+            if self.no_room:
+                self._try_again()
+                self.writer.commit(revision)
 
     def wanted_ports(self) -> list[WantedPort]:
         """Every TCP port of the apps in the table, in order."""

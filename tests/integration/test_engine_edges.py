@@ -25,7 +25,7 @@ def daemon(start_daemon: Callable[..., ProxyDaemon], vm: ScriptedVM) -> ProxyDae
     started = start_daemon(
         {"http": {"port": 80}, "tcp": {"port": 7001}},
         limits={"head": "512KiB", "buffer": "16MiB"},
-        timeouts={"response_head": "1500ms", "write_stall": "700ms", "queue": "9s"},
+        timeouts={"response_head": "1500ms", "write_stall": "700ms", "body_idle": "1s"},
     )
     started.add_app("web", machines=[vm.address], hostnames=["web.localhost"])
     return started
@@ -215,11 +215,42 @@ def test_reset_of_a_relays_client_reaches_a_vm_that_reads_nothing(
         daemon.ctl("apps", "remove", name, "--yes")
 
 
+# -- ends of VMs
+
+
+def test_answer_that_breaks_off_does_not_take_the_one_before_it_away(daemon: ProxyDaemon, vm: ScriptedVM) -> None:
+    """The first answer is still on its way to a slow client when the second one breaks; the client goes on sending."""
+    broke = threading.Event()
+    body = os.urandom(150_000)
+
+    def cut(conn: VMConnection, seen: Seen) -> str:
+        conn.body(seen)
+        conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+        conn.end()
+        conn.wait_end()
+        broke.set()
+        return CLOSE
+
+    def whole(conn: VMConnection, seen: Seen) -> None:
+        conn.body(seen)
+        conn.reply(body)
+
+    get = "GET {} HTTP/1.1\r\nHost: web.localhost\r\n\r\n"
+    with daemon.client(rcvbuf=4096) as client:
+        client.send((get.format(vm.route(whole)) + get.format(vm.route(cut))).encode())
+        assert broke.wait(10)
+        client.send(get.format("/").encode())
+        assert client.response().body == body
+        got = client.response()
+        assert (got.complete, got.body) == (False, b"x" * 500)
+        client.assert_closed()
+
+
 # -- bodies and deadlines
 
 
 def test_upload_that_had_to_queue_is_not_taken_for_a_slow_one(daemon: ProxyDaemon, vm: ScriptedVM) -> None:
-    """Longer in the queue than the window in which a body's rate is judged."""
+    """Longer in the queue than a body may pause."""
     host = app(daemon, vm, WEB + "soft_limit = 1\nhard_limit = 1\n")
     held, go, begun = threading.Event(), threading.Event(), threading.Event()
 
@@ -240,12 +271,38 @@ def test_upload_that_had_to_queue_is_not_taken_for_a_slow_one(daemon: ProxyDaemo
         client.send(
             f"POST {vm.route(upload)} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\n\r\n".encode()
         )
-        assert client.silent(5.3)
+        assert client.silent(1.3)
         go.set()
         assert begun.wait(10)
         assert client.silent(0.2)
         client.send(b"body")
         assert client.response().body == b"body"
+
+
+def test_client_that_waits_for_a_late_100_is_not_slow(vm: ScriptedVM, client: RawClient) -> None:
+    """Longer than a body may pause: until the VM has said 100 the client owes nothing."""
+
+    def script(conn: VMConnection, seen: Seen) -> None:
+        conn.ended.wait(1.25)
+        conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        conn.reply(bytes(conn.body(seen)))
+
+    client.send(
+        f"POST {vm.route(script)} HTTP/1.1\r\nHost: web.localhost\r\nExpect: 100-continue\r\n"
+        "Content-Length: 4\r\n\r\n".encode()
+    )
+    assert client.head().status == 100
+    client.send(b"body")
+    assert client.response().body == b"body"
+
+
+def test_vm_that_never_says_100_is_504(vm: ScriptedVM, client: RawClient) -> None:
+    client.send(
+        f"POST {vm.route(lambda conn, _: conn.ended.wait(10))} HTTP/1.1\r\nHost: web.localhost\r\n"
+        "Expect: 100-continue\r\nContent-Length: 4\r\n\r\n".encode()
+    )
+    got = client.response()
+    assert (got.status, got.error) == (504, "PU05")
 
 
 def test_vm_that_trickles_does_not_prolong_a_client_that_stopped_reading(daemon: ProxyDaemon, vm: ScriptedVM) -> None:

@@ -128,7 +128,8 @@ def test_who_goes_away_gives_its_place_up(
 
 
 def test_the_queue_is_bounded_and_serves_those_it_took(daemon: ProxyDaemon, vms: StartVM) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * QUEUE_MAX), hard))
     vm = vms("one", hold=True)
     app = Deployed(daemon, "bounded", [vm], limits=ONE)
     with Askers(app) as askers:

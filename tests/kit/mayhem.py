@@ -251,6 +251,7 @@ class WildClient:
         self.base = seed << 20
         self.made = 0
         self.outcomes: Counter[str] = Counter()
+        self.last = ""  # what a fault is reported with
 
     def run(self, stop: threading.Event) -> None:
         visits = [self.keep_alive, self.keep_alive, self.pipeline, self.abort, self.upgrade, self.relay]
@@ -263,7 +264,7 @@ class WildClient:
             except (OSError, Closed):
                 self.outcomes["ended by the proxy"] += 1
             except AssertionError as error:
-                self.faults.append(f"{visit.__name__} of client {self.base >> 20}: {error}")
+                self.faults.append(f"{visit.__name__} of client {self.base >> 20}: {error}\n  {self.last}")
 
     def plan(self, uploads: float = 0.4, largest: int = SIZES[-1]) -> Plan:
         chance = self.chance
@@ -323,6 +324,7 @@ class WildClient:
         plans = [self.plan(uploads=0) for _ in range(self.chance.randint(2, 6))]
         plans.append(self.plan(uploads=0.5, largest=16_384))    # all of it is sent before any answer is read
         with self.connect() as client:
+            self.last = f"{host}: {[(plan.how, plan.n, plan.upload) for plan in plans]}"
             self.send(client, b"".join(plan.request(host) for plan in plans))
             if ended := self.chance.random() < 0.3:
                 client.end()

@@ -15,10 +15,11 @@ class FakeFull(Exception):
 
 
 class FakeTable:
-    """``view`` is what readers see: the state at the last commit."""
+    """``view`` is what readers see: the state at the last commit. An app that is removed keeps its place until then."""
 
-    def __init__(self, machines: int = 10_000) -> None:
+    def __init__(self, machines: int = 10_000, apps: int = 10_000) -> None:
         self.machines_max = machines
+        self.apps_max = apps
         self.commits: list[int] = []
         self.view: dict[str, dict[Any, Any]] = {}
         self.calls: list[str] = []
@@ -33,6 +34,8 @@ class FakeTable:
 
     def put_app(self, name: str, services: list[dict[str, Any]]) -> None:
         self._call("put_app", name)
+        if name not in self.apps and len(self.apps.keys() | self.view.get("apps", {}).keys()) >= self.apps_max:
+            raise FakeFull("the table holds no more apps; raise table.apps")
         self.apps[name] = services
 
     def remove_app(self, name: str) -> None:

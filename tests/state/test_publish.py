@@ -111,6 +111,19 @@ def test_a_machine_that_finds_no_room_is_told_and_gets_in_when_there_is_some() -
     assert notes.bad == {}
 
 
+def test_an_app_takes_the_place_of_another_in_one_batch_of_a_full_table() -> None:
+    table, notes = FakeTable(apps=1), Notes()
+    one = Publisher(table, notes, (FakeFull,))
+    one.apply([put(record) for record in [http_app("hello"), *BELONGINGS]])
+    one.commit(1)
+    world = [http_app("world"), Hostname(VERSION, "world.example", "world"), machine("w", "world")]
+    one.apply([gone(http_app("hello")), *[put(record) for record in world]])
+    one.commit(2)
+    assert table.view["apps"].keys() == {"world"} and table.commits == [1, 2, 2]
+    assert table.view["hostnames"] == {"world.example": "world"} and table.view["machines"].keys() == {"w"}
+    assert notes.bad == {} and one.no_room == {}
+
+
 def test_udp_is_kept_out_of_the_table_and_hard_limits_and_options_arrive() -> None:
     one, table, _ = publisher()
     services = (

@@ -57,16 +57,20 @@ cdef void down_rearm(Worker *w, Conn *c) noexcept nogil:
     timer_set(&w.reactor, &c.s, deadline)
 
 
+cdef void body_due(Worker *w, Exchange *x) noexcept nogil:
+    x.last_byte_ms = w.reactor.now_ms
+    x.window_ms = w.reactor.now_ms
+    x.window_bytes = x.bytes_in
+
+
 cdef void judge_body(Worker *w, Conn *c) noexcept nogil:
     cdef Exchange *x = c.x
     cdef uint64_t now = w.reactor.now_ms
     cdef uint64_t idle = x.idle_ms if x.idle_ms else w.config.body_idle_ms
     if x.request.done or x.phase < PH_SEND:
         return
-    if x.head_sent < buf_len(&x.head) or buf_len(&x.up.out) or x.request_pipe != NULL:  # the VM does not take it
-        x.last_byte_ms = now
-        x.window_ms = now
-        x.window_bytes = x.bytes_in
+    if x.awaits_100 or x.head_sent < buf_len(&x.head) or buf_len(&x.up.out) or x.request_pipe != NULL:
+        body_due(w, x)                  # it is the VM that does not take it
     elif now >= x.last_byte_ms + idle:
         exchange_fail(w, x, ERR_PH06)
         return

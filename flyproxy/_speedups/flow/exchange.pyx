@@ -28,7 +28,7 @@ from flyproxy._speedups.mem.slab cimport SLAB_NONE, slab_at, slab_give, slab_tak
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_RDHUP, reactor_move_lane
 from flyproxy._speedups.net.sockets cimport sock_has_input
 from flyproxy._speedups.proto.http1 cimport (
-    RQ_CHUNKED, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_UPGRADE, RequestEmit, RequestHead, Slice, http1_cookie,
+    RQ_CHUNKED, RQ_EXPECT, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_UPGRADE, RequestEmit, RequestHead, Slice, http1_cookie,
     http1_emit_request, http1_header,
 )
 from flyproxy._speedups.proto.proxy_protocol cimport put_address
@@ -165,6 +165,7 @@ cdef void take_request(Worker *w, Exchange *x) noexcept nogil:
         body_start(&x.request, BODY_LENGTH, h.content_length, 0)
     else:
         body_start(&x.request, BODY_NONE, 0, 0)
+    x.awaits_100 = h.flags & RQ_EXPECT != 0 and not x.request.done
     x.last_byte_ms = w.reactor.now_ms
     x.window_ms = w.reactor.now_ms
 
@@ -372,14 +373,14 @@ cdef void exchange_fail(Worker *w, Exchange *x, int error) noexcept nogil:
     if x.phase < PH_ANSWER:
         answer_exchange(w, x, error)
         return
-    # The head is out: the only honest sign left is a cut. Where the framing ends with the connection, only a reset
-    # shows it.
+    # The head is out: the only honest sign left is a cut, behind what came before it. Where the framing ends with the
+    # connection, only a reset shows it.
     reset = x.flags & XF_RESET
     exchange_finish(w, x)
     if reset:
         conn_abort(w, c)
     else:
-        conn_close(w, c)
+        down_last(w, c)
 
 
 cdef void exchange_abort(Worker *w, Exchange *x, int error) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flyproxy._speedups.errors cimport ERR_PD01, ERR_PH14, ERR_PP01
 from flyproxy._speedups.flow.body cimport BODY_FULL, body_feed
-from flyproxy._speedups.flow.deadlines cimport down_rearm
+from flyproxy._speedups.flow.deadlines cimport body_due, down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.output cimport conn_flush, outbox_clear, outbox_send
 from flyproxy._speedups.flow.splicing cimport (
@@ -29,14 +29,6 @@ cdef void sending_over(Worker *w, Exchange *x) noexcept nogil:
     reactor_queue(&w.reactor, &x.up.s)
 
 
-cdef void attempt_begins(Worker *w, Exchange *x) noexcept nogil:
-    x.sent_us = w.reactor.now_us
-    # The client could not send its body before: neither queue nor connect counts against it.
-    x.last_byte_ms = w.reactor.now_ms
-    x.window_ms = w.reactor.now_ms
-    x.window_bytes = x.bytes_in
-
-
 cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
     cdef uint32_t n = buf_len(&x.head) - x.head_sent
@@ -44,7 +36,8 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
     if n:
         if x.head_sent == 0:
-            attempt_begins(w, x)
+            x.sent_us = w.reactor.now_us
+            body_due(w, x)              # neither queue nor connect counts against the client
         sent = sock_send(u.s.fd, x.head.data + x.head_sent, n)
         if sent == -EAGAIN:
             u.s.io &= ~IO_OUT
@@ -66,6 +59,7 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
 
 cdef void progressed(Worker *w, Exchange *x, uint64_t content) noexcept nogil:
     x.bytes_in += content
+    x.awaits_100 = 0
     x.last_byte_ms = w.reactor.now_ms
     timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.response_head_ms)
     if x.request.done:

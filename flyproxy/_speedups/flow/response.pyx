@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flyproxy._speedups.errors cimport ERR_PD01, ERR_PL05, ERR_PU06, ERR_PU07, ERR_PU08
 from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_end_of_stream, body_feed, body_start
-from flyproxy._speedups.flow.deadlines cimport down_rearm
+from flyproxy._speedups.flow.deadlines cimport body_due, down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_complete, exchange_fail
 from flyproxy._speedups.flow.output cimport outbox_add, outbox_clear, outbox_send
 from flyproxy._speedups.flow.retry cimport F_CUT, F_RESET, F_STALE, attempt_failed, attempt_unseen
@@ -30,6 +30,7 @@ from flyproxy._speedups.shm.counters cimport LIM_BUFFER
 cdef enum:
     RESET_WAIT_MS = 200         # how long a reset may take to follow a close
     HEAD_STEP = 8 << 10         # bytes read at least when a head comes in pieces
+    CONTINUE = 100
 
 
 # -- the VM's end of stream, or a broken connection
@@ -186,6 +187,9 @@ cdef int pass_interim(Worker *w, Exchange *x) noexcept nogil:
     if x.interim > INTERIM_MAX:
         exchange_fail(w, x, ERR_PU06)
         return 1
+    if w.response.status == CONTINUE:
+        x.awaits_100 = 0
+        body_due(w, x)
     if x.minor == 0:                            # RFC 9110 15.2: not to HTTP/1.0 clients
         return 0
     fill_emit(w, x, &emit)

@@ -15,12 +15,12 @@ cdef void splice_release(Worker *w, Pipe **pipe) noexcept nogil:
         pipe[0] = NULL
 
 
-cdef int drain(Worker *w, Conn *sink, Pipe *pipe, int more, uint64_t *moved) noexcept nogil:
+cdef int drain(Worker *w, Conn *sink, Pipe *pipe, uint64_t *moved) noexcept nogil:
     cdef int64_t n
     while pipe.bytes:
         if not sink.s.io & IO_OUT:
             return SP_SINK_FULL
-        n = pipe_drain(pipe, sink.s.fd, more)
+        n = pipe_drain(pipe, sink.s.fd)
         if n == -EAGAIN:
             sink.s.io &= ~IO_OUT
             return SP_SINK_FULL
@@ -39,7 +39,7 @@ cdef int splice_through(
     cdef int _k, state
     for _k in range(READS_PER_TURN):
         if pipe[0] != NULL:
-            state = drain(w, sink, pipe[0], left[0] > 0, moved)
+            state = drain(w, sink, pipe[0], moved)
             if state != SP_DONE:
                 return state
         if left[0] == 0:
@@ -62,7 +62,7 @@ cdef int splice_through(
             splice_release(w, pipe)
             return SP_END if n == 0 else SP_SOURCE_ERROR
         left[0] -= <uint64_t>n
-    state = drain(w, sink, pipe[0], left[0] > 0, moved)
+    state = drain(w, sink, pipe[0], moved)
     if state == SP_DONE:
         splice_release(w, pipe)
         return SP_BUDGET if left[0] else SP_DONE

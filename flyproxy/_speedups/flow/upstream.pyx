@@ -197,7 +197,7 @@ cdef int upstream_on_event(void *owner, Source *source) noexcept nogil:
 
 
 cdef int waits_for_client(Exchange *x) noexcept nogil:
-    return (x.head_sent == buf_len(&x.head) and not x.request.done and buf_len(&x.up.out) == 0
+    return (x.head_sent == buf_len(&x.head) and not x.request.done and not x.awaits_100 and buf_len(&x.up.out) == 0
             and x.request_pipe == NULL)
 
 

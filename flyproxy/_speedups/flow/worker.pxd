@@ -160,6 +160,7 @@ cdef struct Exchange:
     uint8_t error               # ErrorCode to report
     uint8_t last_error          # of the latest failed attempt
     uint8_t interim
+    uint8_t awaits_100          # the client may hold its body back until the VM says 100
     uint8_t proxy_version       # PROXY protocol to the VM: 0 none, 1, 2
     uint8_t request_id_n
     uint8_t ntried

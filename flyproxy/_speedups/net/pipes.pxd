@@ -25,4 +25,4 @@ cdef Pipe *pipe_take(PipePool *pool) noexcept nogil         # NULL: none to be h
 # A pipe that still holds bytes is closed, an empty one kept.
 cdef void pipe_give(PipePool *pool, Pipe *p) noexcept nogil
 cdef int64_t pipe_fill(Pipe *p, int fd, uint64_t most) noexcept nogil       # bytes moved in, 0 end of stream, or -errno
-cdef int64_t pipe_drain(Pipe *p, int fd, int more) noexcept nogil           # bytes moved out, or -errno
+cdef int64_t pipe_drain(Pipe *p, int fd) noexcept nogil         # bytes moved out, or -errno

@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cdef extern from "<fcntl.h>" nogil:
-    enum: O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
+    enum: O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ, SPLICE_F_MOVE, SPLICE_F_NONBLOCK
     int fcntl(int fd, int command, ...)
     ssize_t splice(int fd_in, void *off_in, int fd_out, void *off_out, size_t n, unsigned int flags)
 
@@ -78,9 +78,9 @@ cdef int64_t pipe_fill(Pipe *p, int fd, uint64_t most) noexcept nogil:
     return n
 
 
-cdef int64_t pipe_drain(Pipe *p, int fd, int more) noexcept nogil:
-    cdef ssize_t n = splice(p.fd_out, NULL, fd, NULL, p.bytes,
-                            SPLICE_F_MOVE | SPLICE_F_NONBLOCK | (SPLICE_F_MORE if more else 0))
+cdef int64_t pipe_drain(Pipe *p, int fd) noexcept nogil:
+    # Without SPLICE_F_MORE: nobody knows when more comes, and the kernel would hold a partial segment back until then.
+    cdef ssize_t n = splice(p.fd_out, NULL, fd, NULL, p.bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
     if n < 0:
         return -errno
     p.bytes -= <uint32_t>n

@@ -17,7 +17,7 @@ cdef int sock_local(int fd, Endpoint *out) noexcept nogil
 cdef int sock_connect(const Endpoint *to) noexcept nogil
 # The pending error of a finished connect: 0 or a positive errno.
 cdef int sock_error(int fd) noexcept nogil
-# Options that accepted sockets inherit: no delay, keep-alive probes, bounded unsent bytes and send buffer.
+# Options that accepted sockets inherit: no delay, keep-alive probes, a bound on unsent bytes.
 cdef void sock_prepare_listener(int fd) noexcept nogil
 cdef int64_t sock_recv(int fd, char *p, uint32_t n) noexcept nogil
 cdef int64_t sock_send(int fd, const char *p, uint32_t n) noexcept nogil

@@ -17,7 +17,7 @@ cdef extern from "<sys/socket.h>" nogil:
         iovec *msg_iov
         size_t msg_iovlen
     enum:
-        AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_KEEPALIVE
+        AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE
         SO_LINGER, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR
     int accept4(int fd, sockaddr *addr, socklen_t *n, int flags)
     int socket(int family, int kind, int protocol)
@@ -69,8 +69,7 @@ cdef extern from *:
 cdef enum:
     TCP_INFO_BYTES = 256
     ACKNOWLEDGED_AT = 120       # tcpi_bytes_acked in the kernel's struct tcp_info, which only ever grows at its end
-    SEND_BUFFER = 1 << 20       # bytes; the kernel doubles it for its own overhead
-    UNSENT_MAX = 256 << 10      # bytes not yet sent at which a socket stops being writable
+    UNSENT_MAX = 1 << 20        # bytes not yet sent at which a socket stops being writable
 
 
 cdef void from_sockaddr(const sockaddr_storage *in_, Endpoint *out) noexcept nogil:
@@ -143,11 +142,9 @@ cdef int sock_error(int fd) noexcept nogil:
 cdef void sock_prepare_listener(int fd) noexcept nogil:
     cdef int one = 1
     cdef int unsent = UNSENT_MAX
-    cdef int buffer = SEND_BUFFER
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
     setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent))
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer))
 
 
 cdef int64_t sock_recv(int fd, char *p, uint32_t n) noexcept nogil:
