@@ -166,9 +166,7 @@ def test_client_that_ended_while_its_upload_waited_has_left_once_it_is_sent(
         assert gone.wait(1)
 
 
-def test_end_of_a_client_before_the_101_reaches_the_vm_through_the_tunnel(
-    daemon: ProxyDaemon, vm: ScriptedVM
-) -> None:
+def test_end_of_a_client_before_the_101_reaches_the_vm_through_the_tunnel(daemon: ProxyDaemon, vm: ScriptedVM) -> None:
     host = app(daemon, vm, "[http_service]\ninternal_port = 8080\nhalf_close = true\n")
     ended = threading.Event()
 
@@ -268,9 +266,7 @@ def test_upload_that_had_to_queue_is_not_taken_for_a_slow_one(daemon: ProxyDaemo
     with daemon.client() as holder, daemon.client() as client:
         holder.request(target=vm.route(hold), host=host)
         assert held.wait(10)
-        client.send(
-            f"POST {vm.route(upload)} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\n\r\n".encode()
-        )
+        client.send(f"POST {vm.route(upload)} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 4\r\n\r\n".encode())
         assert client.silent(1.3)
         go.set()
         assert begun.wait(10)
@@ -378,9 +374,7 @@ def test_post_that_the_app_has_read_is_not_repeated_even_when_no_acknowledgement
         assert len(payer.seen(f"{marker}-{number}.")) == 1
 
 
-def test_upload_is_repeated_whole_or_not_at_all(
-    start_vm: Callable[..., ScriptedVM], daemon: ProxyDaemon
-) -> None:
+def test_upload_is_repeated_whole_or_not_at_all(start_vm: Callable[..., ScriptedVM], daemon: ProxyDaemon) -> None:
     """The VM closes behind each answer; a next request may be half sent into that. PUT may be repeated."""
 
     def on_connect(conn: VMConnection) -> None:

@@ -30,7 +30,8 @@ SOUND = ("counted", "chunked", "until-close", "http/1.0", "slow", "interim", "ea
 FAULTY = ("cut", "reset", "mute", "mute-reset", "short", "poison", "reset-after", "early-close", "flood", "garbage")
 MAY_BE_CUT = (*FAULTY, "early")  # early: the proxy does not wait for ever for the end of an upload after the answer
 HALF_CLOSE_HOST = "half.localhost"
-NO_ROOM = {"PR01", "PR04", "PR06", "PC01", "PC03"}  # also for what a sound VM gets; PC03: a POST into a stale connection
+# What a request to a sound VM may end in, too: no machine, no room, or (PC03) a POST that met a stale connection.
+NO_ROOM = {"PR01", "PR04", "PR06", "PC01", "PC03"}
 MAY_FAIL = NO_ROOM | {"PU02", "PU06"}
 PADDING = "x" * 40_000
 
@@ -293,8 +294,7 @@ class WildClient:
         return got.complete and got.header("connection") != "close"
 
     def connect(self, name: str = "http") -> RawClient:
-        client = RawClient(self.daemon.address(name), 25, self.chance.choice([0, 0, 4096]))
-        return client
+        return RawClient(self.daemon.address(name), 25, self.chance.choice([0, 0, 4096]))
 
     def send(self, client: RawClient, data: bytes) -> None:
         """At once, or in pieces; the proxy may have answered and closed already."""
@@ -322,7 +322,7 @@ class WildClient:
     def pipeline(self) -> None:
         host = self.chance.choice(self.hosts)
         plans = [self.plan(uploads=0) for _ in range(self.chance.randint(2, 6))]
-        plans.append(self.plan(uploads=0.5, largest=16_384))    # all of it is sent before any answer is read
+        plans.append(self.plan(uploads=0.5, largest=16_384))  # all of it is sent before any answer is read
         with self.connect() as client:
             self.last = f"{host}: {[(plan.how, plan.n, plan.upload) for plan in plans]}"
             self.send(client, b"".join(plan.request(host) for plan in plans))

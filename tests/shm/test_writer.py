@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -457,3 +459,31 @@ class TableModel(RuleBasedStateMachine):
 
 TestTableModel = TableModel.TestCase
 TestTableModel.settings = settings(derandomize=True, max_examples=120, stateful_step_count=40, deadline=None)
+
+
+def test_a_writer_that_ends_in_a_garbage_cycle_gives_its_memory_back():
+    """Run in a child: its end used to touch parts that the collector had emptied."""
+    code = """
+import gc, os
+from flyproxy._speedups.shm.beat import create_segments
+from flyproxy._speedups.shm.table import TableWriter
+for _ in range(20):
+    fds = create_segments(apps=16, hostnames=16, addresses=16, machines=16, procs=16, slots=1)
+    class Holder:
+        pass
+    holder = Holder()
+    holder.itself, holder.writer = holder, TableWriter(fds, {}, "loc", "host", b"k" * 16)
+    holder.writer.reset()
+    holder.writer.put_hostname("a.example", "a")
+    holder.writer.commit(1)
+    del holder
+    gc.collect()
+    for fd in fds.values():
+        os.close(fd)
+try:
+    TableWriter({}, {}, "loc", "host", b"short")
+except ValueError:
+    print("whole")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "whole\n"), ended.stderr

@@ -1,3 +1,5 @@
+cimport cython
+
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -17,6 +19,7 @@ from flyproxy._speedups.shm.table cimport TApp, TService, Table, table_app, tabl
 from flyproxy._speedups.shm.table_layout cimport DirEntry
 
 
+@cython.no_gc_clear
 cdef class Apps:
     cdef open(self, Shm *shm, Room room, Table *former):
         cdef const TApp *app

@@ -1,3 +1,5 @@
+cimport cython
+
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
@@ -22,6 +24,7 @@ cdef inline int routable(const TMachine *machine) noexcept nogil:
     return machine.health != CRITICAL and not machine.cordoned
 
 
+@cython.no_gc_clear
 cdef class Machines:
     cdef open(self, Arena *arena, Apps apps, Table *former):
         cdef const TMachine *machine

@@ -1,3 +1,5 @@
+cimport cython
+
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from flyproxy._speedups.shm.arena cimport Arena, arena_at, arena_give, arena_retire, arena_take
@@ -6,6 +8,7 @@ from flyproxy._speedups.shm.platform cimport fp_siphash13
 from flyproxy._speedups.shm.table_layout cimport GRANULE
 
 
+@cython.no_gc_clear
 cdef class Names:
     cdef int open(self, Arena *arena, uint64_t *word, const uint64_t *key):
         self.arena = arena

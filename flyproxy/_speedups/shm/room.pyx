@@ -1,3 +1,5 @@
+cimport cython
+
 from libc.stdint cimport uint64_t
 from flyproxy._speedups.shm.platform cimport fp_acquire_u64, fp_load_u64, fp_lowest_bit
 from flyproxy._speedups.shm.segments cimport SEG_TABLE0, shm_beat, shm_live
@@ -14,6 +16,7 @@ class TableFull(Exception):
         self.setting = setting
 
 
+@cython.no_gc_clear
 cdef class Room:
     cdef full(self, str capacity, limit, str setting, str remark=""):
         self.refused += 1

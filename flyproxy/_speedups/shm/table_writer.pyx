@@ -3,6 +3,8 @@
 # Until commit nothing is visible. put_* and remove_* prepare blocks that no reader has seen (so giving them back needs
 # no grace period) and note what changed; commit first builds every block that it needs, the only step that can fail,
 # then flips references, then raises revision and generation, begins a new epoch and wakes the engines.
+cimport cython
+
 import time
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -27,6 +29,8 @@ from flyproxy._speedups.shm.room import TableFull  # no-cython-lint: part of the
 READERS_WAIT_S = 5.0            # longer than the master lets a stuck worker live
 
 
+# Its end gives C memory back through its parts, which the garbage collector must not have emptied before.
+@cython.no_gc_clear
 cdef class TableWriter:
     """Publishes the VM table. One living instance per set of segments: the former state process is dead before.
 
@@ -115,9 +119,10 @@ cdef class TableWriter:
 
     cdef close(self):
         self.base = NULL
-        self.machines.close()
-        self.apps.close()
-        arena_close(&self.arena)
+        if self.machines is not None:       # None when __cinit__ has failed
+            self.machines.close()
+            self.apps.close()
+            arena_close(&self.arena)
 
     cdef check_open(self):
         if self.base == NULL:
