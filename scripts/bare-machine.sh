@@ -22,6 +22,7 @@ trap 'exit 130' INT TERM
 debootstrap --variant=minbase --include=ca-certificates bookworm "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 ||
     { tail -5 "$root.log" >&2; exit 1; }
 rm -f "$root.log"
+chmod 755 "$root"                  # the root of a real machine is everybody's to enter; mktemp's is not
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys" && mount --make-rslave "$root/sys"
 mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"

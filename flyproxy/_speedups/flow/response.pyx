@@ -43,8 +43,8 @@ cdef void lost(Worker *w, Exchange *x, int reset) noexcept nogil:
         attempt_failed(w, x, F_RESET if reset else F_CUT)
 
 
-# The VM closed without a word while the request may still be on its way. If nobody has taken it, the VM's kernel is about to answer
-# with a reset, which proves that it can be repeated, whatever its method: wait for that a moment.
+# The VM closed without a word while the request may still be on its way. If nobody has taken it, the VM's kernel is
+# about to answer with a reset, which proves that it can be repeated, whatever its method: wait for that a moment.
 cdef int reset_may_follow(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
     if u.flags & CF_FIN or x.flags & (XF_IDEMPOTENT | XF_BODY_STREAMED | XF_SENDING_OVER) or not attempt_unseen(x):

@@ -61,7 +61,9 @@ cdef int may_repeat(Worker *w, Exchange *x, const FailureRow *row, int unseen) n
         return x.ntried < TRIED_MAX
     if row.rule == RULE_STALE:
         return repeatable(x, unseen) and not x.flags & XF_STALE_RETRIED
-    if row.rule == RULE_REPEATABLE and repeatable(x, unseen) and x.ntried < TRIED_MAX and w.retry_tokens >= TOKENS_PER_RETRY:
+    if row.rule != RULE_REPEATABLE or not repeatable(x, unseen) or x.ntried >= TRIED_MAX:
+        return 0
+    if w.retry_tokens >= TOKENS_PER_RETRY:
         w.retry_tokens -= TOKENS_PER_RETRY
         return 1
     return 0
