@@ -1,4 +1,4 @@
-"""The test door of HTTP/2 and HPACK: the codecs on bytes, with everything they lend and borrow counted. For tests only."""
+"""The test door of HTTP/2 and HPACK: the codecs on bytes, with all that they borrow counted. For tests only."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
@@ -172,7 +172,7 @@ cdef class Decoder:
     def loop(self, bytes block, uint32_t times):
         """Decodes a block so many times; fields decoded in all."""
         cdef HpackOut out
-        cdef uint32_t i, total = 0
+        cdef uint32_t _, total = 0
         cdef const uint8_t *p = block
         cdef uint32_t n = <uint32_t>len(block)
         out.fields = decoded
@@ -180,7 +180,7 @@ cdef class Decoder:
         out.arena = arena
         out.list_max = self.list_max
         with nogil:
-            for i in range(times):
+            for _ in range(times):
                 hpack_decode(&self.table, &self.pool, p, n, &out)
                 total += out.nfields
         return total
@@ -229,6 +229,20 @@ cdef class Encoder:
         for i in range(n):
             at = hpack_put(&self.table, &self.pool, &placed[i], at)
         return output[:at - output]
+
+    def loop(self, list fields, uint32_t times):
+        """Encodes these fields so many times; bytes in all."""
+        cdef char *at
+        cdef Header[HEADERS_CAP] placed
+        plain = [(name, value, FF_INDEX) for name, value, _ in fields]
+        cdef uint32_t n = place_fields(plain, placed), i, _, total = 0
+        with nogil:
+            for _ in range(times):
+                at = hpack_begin(&self.table, output)
+                for i in range(n):
+                    at = hpack_put(&self.table, &self.pool, &placed[i], at)
+                total += <uint32_t>(at - output)
+        return total
 
     @property
     def size(self):
@@ -479,7 +493,9 @@ cdef class Connection:
         return bool(http2_trailers(&self.c, self.stream(stream), placed, place_fields(plain, placed), &self.io))
 
     def data(self, uint32_t stream, bytes data, bint end=False):
-        """False when the windows or the state of the stream do not allow it."""
+        """False when the windows, the state of the stream or the room left do not allow it."""
+        if self.io.out_cap - self.io.out_n < len(data) + 9:
+            return False
         if not http2_data(&self.c, self.stream(stream), <uint32_t>len(data), end, &self.io):
             return False
         memcpy(self.io.out + self.io.out_n, <const char *>data, len(data))

@@ -25,7 +25,8 @@ def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> b
 def block(fields: list[tuple[bytes, bytes]]) -> bytes:
     """Without any dynamic table, so that blocks may be sent in any order."""
     return b"".join(
-        b"\x00" + hpack.hpack.encode_integer(len(n), 7) + n + hpack.hpack.encode_integer(len(v), 7) + v for n, v in fields
+        b"\x00" + hpack.hpack.encode_integer(len(n), 7) + n + hpack.hpack.encode_integer(len(v), 7) + v
+        for n, v in fields
     )
 
 

@@ -6,9 +6,44 @@ import pytest
 
 from flyproxy._speedups._testing_http2 import Connection
 from tests.http2.kit import (
-    ACK, CALM, COMPRESSION, CONTINUATION, DATA, END_HEADERS, END_STREAM, FLOW_CONTROL, FRAME_SIZE, GOAWAY, HEADERS,
-    PADDED, PING, POST, PREFACE, PRIO, PRIORITY, PROTOCOL, PUSH, REFUSED, REQUEST, RST, SETTINGS, STREAM_CLOSED, WINDOW,
-    block, client, data, exchange, fails, frame, frames, headers, one, resets, rst, server, setting, window,
+    ACK,
+    CALM,
+    COMPRESSION,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    FLOW_CONTROL,
+    FRAME_SIZE,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PING,
+    POST,
+    PREFACE,
+    PRIO,
+    PRIORITY,
+    PROTOCOL,
+    PUSH,
+    REFUSED,
+    REQUEST,
+    RST,
+    SETTINGS,
+    STREAM_CLOSED,
+    WINDOW,
+    block,
+    client,
+    data,
+    exchange,
+    fails,
+    frame,
+    frames,
+    headers,
+    one,
+    resets,
+    rst,
+    server,
+    setting,
+    window,
 )
 
 
@@ -78,7 +113,8 @@ def test_frame_that_breaks_the_connection(bytes_: bytes, code: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [
-    frame(PRIORITY, 0, 7, b"12345"), frame(PRIORITY, 0, 7, b"123"), frame(0x10, 0, 0, b"u=3"), frame(0xFA, 255, 9, b"x" * 99),
+    frame(PRIORITY, 0, 7, b"12345"), frame(PRIORITY, 0, 7, b"123"), frame(0x10, 0, 0, b"u=3"), frame(0xFA, 255, 9,
+    b"x" * 99),
     frame(SETTINGS, 0, 0, b"\xff\xff\x00\x00\x00\x01"),
 ])
 def test_what_is_unknown_is_skipped(extra: bytes) -> None:
@@ -106,7 +142,8 @@ def test_continuation_is_joined() -> None:
     assert one(connection.receive(whole), "request")["method"] == b"POST"
 
 
-@pytest.mark.parametrize("between", [frame(PING, 0, 0, bytes(8)), frame(CONTINUATION, END_HEADERS, 3, b""), data(1, b"")])
+@pytest.mark.parametrize("between", [frame(PING, 0, 0, bytes(8)), frame(CONTINUATION, END_HEADERS, 3, b""), data(1,
+    b"")])
 def test_nothing_may_stand_inside_a_block(between: bytes) -> None:
     fails(server(), frame(HEADERS, 0, 1, b"\x82") + between, PROTOCOL)
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.http2.kit import (
-    HEADERS, POST, PROTOCOL, REQUEST, block, client, data, fails, frame, headers, one, resets, server,
+    HEADERS,
+    POST,
+    PROTOCOL,
+    REQUEST,
+    block,
+    client,
+    data,
+    fails,
+    frame,
+    headers,
+    one,
+    resets,
+    server,
 )
 
 Fields = list[tuple[bytes, bytes]]
@@ -41,10 +53,12 @@ def test_cookie_crumbs_are_joined() -> None:
         without(b":method"), without(b":scheme"), without(b":path"), [*REQUEST, (b":path", b"/")],
         [*REQUEST, (b":status", b"200")], [*REQUEST, (b":unknown", b"x")], [*REQUEST[:3], (b"x", b"y"), REQUEST[3]],
         [*REQUEST[:3], (b":path", b"")], [*REQUEST[:3], (b":path", b"a")], [*REQUEST[:3], (b":path", b"/\r\n")],
-        [(b":method", b"G T"), *REQUEST[1:]], [(b":method", b""), *REQUEST[1:]], [(b":method", b"G" * 33), *REQUEST[1:]],
+        [(b":method", b"G T"), *REQUEST[1:]], [(b":method", b""), *REQUEST[1:]], [(b":method", b"G" * 33),
+        *REQUEST[1:]],
         [*REQUEST[:2], (b":authority", b"a\0b"), REQUEST[3]], [*REQUEST, (b"X", b"y")], [*REQUEST, (b"", b"y")],
         [*REQUEST, (b"a b", b"y")], [*REQUEST, (b"a:", b"y")], [*REQUEST, (b"a", b"b\nc")], [*REQUEST, (b"a", b"\0")],
-        [*REQUEST, (b"a", b" b")], [*REQUEST, (b"connection", b"close")], [*REQUEST, (b"transfer-encoding", b"chunked")],
+        [*REQUEST, (b"a", b" b")], [*REQUEST, (b"connection", b"close")], [*REQUEST, (b"transfer-encoding",
+        b"chunked")],
         [*REQUEST, (b"upgrade", b"h2c")], [*REQUEST, (b"keep-alive", b"1")], [*REQUEST, (b"proxy-connection", b"x")],
         [*REQUEST, (b"te", b"gzip")], [*REQUEST, (b"content-length", b"-1")], [*REQUEST, (b"content-length", b"5")],
         [*REQUEST, (b"content-length", b"0"), (b"content-length", b"1")], [*REQUEST, (b"host", b"a.test")] * 2,

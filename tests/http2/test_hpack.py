@@ -108,8 +108,8 @@ def test_any_bytes_mean_the_same_as_to_hpack(block: bytes) -> None:
 @pytest.mark.parametrize(
     "block",
     [
-        b"\x80", b"\xbe", b"\xff\xff\xff\xff\xff\x0f", b"\x40", b"\x40\x01", b"\x00\x81\x00\x00", b"\x82\x20", b"\x3f\xe2\x1f",
-        b"\x41\x05ab", b"\x7f\x80\x80\x80\x80\x00",
+        b"\x80", b"\xbe", b"\xff\xff\xff\xff\xff\x0f", b"\x40", b"\x40\x01", b"\x00\x81\x00\x00", b"\x82\x20",
+        b"\x3f\xe2\x1f", b"\x41\x05ab", b"\x7f\x80\x80\x80\x80\x00",
     ],
     ids=["index 0", "no such entry", "huge index", "no name", "cut name", "padding of zeros", "late update",
          "update over the limit", "cut value", "integer with zero groups"],
@@ -145,7 +145,8 @@ def test_bomb_of_indexed_fields_is_counted_and_not_kept() -> None:
 
 def test_table_follows_even_when_the_list_is_too_large() -> None:
     decoder = h2.Decoder(list_max=100)
-    assert decoder.decode(b"\x40\x01a\x01b" + b"\x40\x01c\x02dd" + b"\x40\x01e\x03fff" + b"\x40\x01g\x01h") == "overflow"
+    block = b"\x40\x01a\x01b" + b"\x40\x01c\x02dd" + b"\x40\x01e\x03fff" + b"\x40\x01g\x01h"
+    assert decoder.decode(block) == "overflow"
     assert [pairs(decoder.decode(bytes([0x80 | 62 + i])))[0] for i in range(4)] == [
         (b"g", b"h"), (b"e", b"fff"), (b"c", b"dd"), (b"a", b"b"),
     ]

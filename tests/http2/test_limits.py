@@ -7,7 +7,22 @@ from collections.abc import Callable
 import pytest
 
 from flyproxy._speedups import _testing_http2 as h2
-from tests.http2.kit import CALM, DATA, PING, POST, PRIORITY, data, frame, frames, headers, one, rst, server, setting, window
+from tests.http2.kit import (
+    CALM,
+    DATA,
+    PING,
+    POST,
+    PRIORITY,
+    data,
+    frame,
+    frames,
+    headers,
+    one,
+    rst,
+    server,
+    setting,
+    window,
+)
 
 Feed = Callable[[h2.Connection, int], bytes]
 BIG = 400  # more than any bucket but two holds

@@ -1,11 +1,11 @@
 # HPACK decoding (RFC 7541 6) and the dynamic table (RFC 7541 4). Knows one block at a time; does not know frames.
 # Each name and value is checked once, when it is decoded or enters the table: an indexed field costs one copy.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memmove
 from flyproxy._speedups.mem.buf cimport Buf, Pool, buf_give, buf_take
 from flyproxy._speedups.proto.head cimport Header
 from flyproxy._speedups.proto.hpack_tables cimport (
-    HPACK_BAD_INTEGER, field_hash, field_name_valid, field_value_valid, hpack_static, huffman_decode, take_integer,
+    HPACK_BAD_INTEGER, field_name_valid, field_value_valid, hpack_static, huffman_decode, take_integer,
 )
 from flyproxy._speedups.proto.names cimport header_kind
 from flyproxy._speedups.proto.text cimport put

@@ -1,5 +1,6 @@
-# Faults and their price. A fault on one stream must not harm the riders of the others, so whatever RFC 9113 leaves open
-# is a stream error here; but resets that a peer provokes are counted, because each may have started work (MadeYouReset).
+# Faults and their price. A fault on one stream must not harm the riders of the others, so whatever RFC 9113 leaves
+# open is a stream error here; but resets that a peer provokes are counted, because each may have started work
+# (MadeYouReset).
 from libc.stdint cimport uint8_t, uint32_t
 from flyproxy._speedups.proto.http2_budget cimport B_IGNORED, B_OWN_RESET, budget_take
 from flyproxy._speedups.proto.http2_connection cimport http2_fail

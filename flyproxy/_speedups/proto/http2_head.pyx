@@ -6,7 +6,7 @@ from flyproxy._speedups.proto.fields cimport (
     field_accept, field_content_length, field_own_via,
 )
 from flyproxy._speedups.proto.head cimport (
-    AK_TEXT, HEADERS_CAP, HOST_CAP, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, METHOD_MAX,
+    AK_TEXT, HOST_CAP, M_CONNECT, M_DELETE, M_GET, M_HEAD, M_OPTIONS, M_PUT, M_TRACE, METHOD_MAX,
     RQ_CHUNKED, RQ_EXPECT, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_TE_TRAILERS, RQ_UPGRADE, RQ_WEBSOCKET, RS_CHUNKED,
     RS_KEEP_ALIVE, RS_NO_BODY, RS_SWITCHED, Slice,
 )
@@ -294,12 +294,14 @@ cdef int head_response(HpackOut *block, uint8_t flags, uint8_t end, ResponseHead
 
 
 cdef int head_trailers(Header *fields, uint32_t n) noexcept nogil:
+    cdef Header *h
     cdef uint32_t i
     for i in range(n):
-        if fields[i].pad & FF_MALFORMED or fields[i].kind >= H2_METHOD or connection_specific(&fields[i]):
+        h = &fields[i]
+        if h.pad & FF_MALFORMED or h.kind >= H2_METHOD or connection_specific(h):
             return HEAD_MALFORMED
-        if fields[i].kind == H_UNKNOWN:
-            fields[i].drop = reserved_name(fields[i].name, fields[i].name_n) or is_twin(fields[i].name, fields[i].name_n)
+        if h.kind == H_UNKNOWN:
+            h.drop = reserved_name(h.name, h.name_n) or is_twin(h.name, h.name_n)
         else:
-            fields[i].drop = (fp_header_rules[fields[i].kind] & HF_NO_TRAILER) != 0
+            h.drop = (fp_header_rules[h.kind] & HF_NO_TRAILER) != 0
     return 0

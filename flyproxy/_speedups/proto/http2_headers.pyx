@@ -1,5 +1,6 @@
-# A block is read when all of it has come: the caller's buffer holds it until then, and two limits, on its bytes and on
-# its frames, bound what that costs. Every block is decoded, even for a stream that is gone: the table must stay in step.
+# A block is read when all of it has come: the caller's buffer holds it until then, and two limits, on its bytes and
+# on its frames, bound what that costs. Every block is decoded, even for a stream that is gone: the table must stay in
+# step.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 from flyproxy._speedups.proto.hpack cimport HPACK_MEMORY, HPACK_OK, HpackOut, hpack_decode

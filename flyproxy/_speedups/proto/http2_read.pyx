@@ -1,6 +1,6 @@
-# Frames read one at a time (RFC 9113 6). Knows frames and which event each becomes; the life of streams is in the table of
-# http2_states, field blocks are in http2_headers. Bytes stay in the caller's buffer until a frame can be used; only DATA
-# is passed on as it comes.
+# Frames read one at a time (RFC 9113 6). Knows frames and which event each becomes; the life of streams is in the table
+# of http2_states, field blocks are in http2_headers. Bytes stay in the caller's buffer until a frame can be used; only
+# DATA is passed on as it comes.
 #
 #   preface -> [frame head -> check -> reader of its type]* ; a reader uses bytes, makes at most one event, or fails
 from libc.stdint cimport int64_t, uint8_t, uint32_t

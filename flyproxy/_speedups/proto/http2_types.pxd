@@ -15,7 +15,8 @@ cdef enum H2Limit:              # of the codec itself; those of an operator are 
     H2_CONTROL_ROOM = 128       # free bytes of H2Io.out without which http2_read reads nothing
     H2_RESETS_KNOWN = 16        # the latest streams reset by us that are known one by one
     H2_FRAME_HEAD = 9
-    H2_ARENA = 4 * H2_BLOCK_MAX # room in the arena beside 2 * list_max
+    H2_ARENA = 262144           # room in the arena beside 2 * list_max: four times H2_BLOCK_MAX
+    H2_INPUT_MAX = 66048        # bytes that a caller must be able to hold: a whole block with its frames
 
 cdef enum H2Code:               # RFC 9113 7
     NO_ERROR = 0

@@ -1,5 +1,5 @@
-# Flow control as arithmetic (RFC 9113 5.2, 6.9). A window is what its sender may still send; it may become negative when
-# SETTINGS shrink it, and never exceeds 2^31 - 1.
+# Flow control as arithmetic (RFC 9113 5.2, 6.9). A window is what its sender may still send; it may become negative
+# when SETTINGS shrink it, and never exceeds 2^31 - 1.
 #
 #   sender    left falls with every byte sent and rises with WINDOW_UPDATE
 #   receiver  left falls with every byte received; what its reader has drained is owed, and goes back as one

@@ -237,7 +237,8 @@ cdef int http2_data(Http2 *c, H2Stream *stream, uint32_t n, bint end, H2Io *io) 
         return 0
     stream.send_left -= <int32_t>n
     c.send_left -= <int32_t>n
-    io.out_n = <uint32_t>(put_frame_head(io.out + io.out_n, n, FT_DATA, FF_END_STREAM if end else 0, stream.id) - io.out)
+    put_frame_head(io.out + io.out_n, n, FT_DATA, FF_END_STREAM if end else 0, stream.id)
+    io.out_n += H2_FRAME_HEAD
     budget_earn(&c.budgets, B_WINDOW, 2)
     if stream.node.next != NULL:
         sched_sent(&c.sched, &stream.node, n)
