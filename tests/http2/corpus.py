@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hpack
 
-from flyproxy._speedups import _testing_http2 as h2
+from flyproxy._speedups import _testing_hpack as ours
 
 DEFAULT_TABLE = 4096
 
@@ -22,7 +22,7 @@ def fields_of(case: dict[str, list[dict[str, str]]]) -> list[tuple[bytes, bytes]
 
 def run_story(path: Path) -> int:
     """Number of its blocks; AssertionError names the one that goes wrong."""
-    decoder, encoder, oracle = h2.Decoder(65535), h2.Encoder(DEFAULT_TABLE, huffman=True), hpack.Decoder(1 << 20)
+    decoder, encoder, oracle = ours.Decoder(65535), ours.Encoder(DEFAULT_TABLE, huffman=True), hpack.Decoder(1 << 20)
     cases = json.loads(path.read_text())["cases"]
     for number, case in enumerate(cases):
         where, fields = f"{path}: block {number}", fields_of(case)
