@@ -343,7 +343,8 @@ def test_reset_in_the_middle_of_a_frame_drops_its_rest() -> None:
 
 def test_two_of_ours_understand_each_other() -> None:
     ours, theirs = Connection(False, encoder_table=4096, huffman=True), Connection(True, encoder_table=1024)
-    ours.start(), theirs.start()
+    ours.start()
+    theirs.start()
     exchange(ours, theirs)
     for turn in range(5):
         stream = ours.request([(b"X-Turn", b"%d" % turn), (b"cookie", b"a=b")], method=b"PUT", end=False, te=True)
@@ -360,6 +361,7 @@ def test_two_of_ours_understand_each_other() -> None:
         events, _ = exchange(ours, theirs)
         assert [name for name, _ in events] == ["response", "response", "data", "trailers"]
         assert events[-1][1]["headers"] == [(b"grpc-status", b"0")]
-        ours.release(stream), theirs.release(stream)
+        ours.release(stream)
+        theirs.release(stream)
     assert theirs.state["decoder"] > 0
     assert ours.state["slab"] == theirs.state["slab"] == 0

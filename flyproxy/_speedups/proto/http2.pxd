@@ -25,7 +25,8 @@ from flyproxy._speedups.proto.http2_connection cimport (
 #   must be given again, in one piece, with what follows it) or EV_BLOCKED. That is never more than H2_INPUT_MAX bytes.
 from flyproxy._speedups.proto.http2_read cimport http2_read
 
-# -- streams: stream_find(c, id), or NULL; http2_release gives the stream back, resetting nothing.
+# -- streams: stream_find(c, id), or NULL. http2_release gives the stream back and tells the peer nothing: one that is
+# not over must be reset first, with NO_ERROR after an early answer (RFC 9113 8.1).
 from flyproxy._speedups.proto.http2_streams cimport stream_find, stream_release as http2_release
 
 # -- heads. `extra` fields follow those of the head; names are made lower case; pad FF_NEVER: kept out of all tables.
