@@ -39,7 +39,7 @@ clean: ## everything that is built; .venv stays
 	rm -rf build dist .demo .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	find flyproxy -name '*.so' -delete
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print | xargs rm -rf
-	rm -f flyproxy/_speedups/errors.pxd flyproxy/_speedups/csrc/errors_table.h
+	rm -f flyproxy/_speedups/errors.pxd flyproxy/_speedups/csrc/errors_table.h flyproxy/_speedups/csrc/hpack_tables.h
 
 # -- using
 
@@ -89,6 +89,10 @@ asan: build ## the compiled part under address and undefined-behaviour sanitizer
 fuzz: build ## the codecs under libFuzzer for SECONDS=20 in all
 	@scripts/bootstrap fuzz
 	$(PY) tests/fuzz/run.py --seconds $(or $(SECONDS),20)
+
+.PHONY: conformance
+conformance: build ## the HPACK story corpus of CORPUS=DIR (DIR/hpack-test-case)
+	$(PY) -m tests.http2.corpus $(or $(CORPUS),../shared/data)
 
 .PHONY: insn
 insn: build ## the instruction gate: callgrind counts against the baseline

@@ -56,6 +56,12 @@ def generate_errors() -> None:
     write_if_changed(ROOT / CSRC / "errors_table.h", table["render_header"]())
 
 
+def generate_hpack_tables() -> None:
+    """hpack_tables.h comes from the tables of the hpack package."""
+    tables = runpy.run_path(str(ROOT / CSRC / "make_hpack_tables.py"))
+    write_if_changed(ROOT / CSRC / "hpack_tables.h", tables["render"]())
+
+
 def picohttpparser() -> str:
     spec = importlib.util.find_spec("gunicorn_h1c")
     folder = Path(spec.submodule_search_locations[0], "picohttpparser") if spec else None
@@ -102,6 +108,7 @@ class BuildExt(build_ext):
 
 Options.warning_errors = True
 generate_errors()
+generate_hpack_tables()
 setup(
     ext_modules=cythonize(
         extensions(), compiler_directives=DIRECTIVES, build_dir=f"build/{flavour()}/c", nthreads=os.cpu_count() or 1,

@@ -3,10 +3,12 @@
 The first byte of an input says where it is cut; the rest is what the peer sends. For tests only.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from flyproxy._speedups.errors cimport ERR_COUNT
+from flyproxy._speedups.mem.buf cimport Pool, pool_clear, pool_init
+from flyproxy._speedups.mem.slab cimport Slab, slab_clear, slab_init
 from flyproxy._speedups.proto.chunked cimport (
     CH_END, CH_MORE, Chunked, chunked_emit_trailers, chunked_step, chunked_wants_trailer,
 )
@@ -15,6 +17,10 @@ from flyproxy._speedups.proto.http1 cimport (
     http1_count_pipelined,
     http1_emit_request, http1_emit_response, http1_parse_request, http1_parse_response,
 )
+from flyproxy._speedups.proto.head cimport HEADERS_CAP, Header
+from flyproxy._speedups.proto.hpack cimport FF_INDEX, HpackOut, HpackTable, hpack_clear, hpack_decode, hpack_init
+from flyproxy._speedups.proto.hpack_encode cimport hpack_begin, hpack_put, hpack_room
+from flyproxy._speedups.proto.http2 cimport *
 from flyproxy._speedups.proto.proxy_protocol cimport ProxyHeader, proxy_parse, proxy_write
 
 cdef enum Promise:
@@ -26,6 +32,8 @@ cdef enum Promise:
     REWRITTEN_MEANS_THE_SAME    # with the same host, framing and status
     COUNT_IS_OF_WHOLE_HEADS
     TRAILERS_FIT
+    NOTHING_LEAKS               # the pool and the slab get back what they lent
+    OUTPUT_IS_BOUNDED           # by the room that the caller left
 
 cdef HeadLimits limits
 limits.head = 64 << 10
@@ -41,6 +49,14 @@ cdef RequestHead request, again
 cdef ResponseHead response, answered
 cdef uint8_t[24] random_bytes
 memset(random_bytes, 7, sizeof(random_bytes))
+
+cdef enum:
+    H2_OUT = 1 << 18
+    H2_AREA = H2_ARENA + (1 << 17)
+cdef Header[HEADERS_CAP] h2_fields, h2_again
+cdef char *h2_out = <char *>malloc(H2_OUT)
+cdef char *h2_arena = <char *>malloc(H2_AREA)
+cdef char *h2_other = <char *>malloc(H2_AREA)
 
 
 cdef Slice text(const char *p, uint32_t n) noexcept nogil:
@@ -218,8 +234,161 @@ cdef int fuzz_proxy(const uint8_t *data, uint32_t n) noexcept nogil:
     return KEPT if memcmp(&header, &copy, sizeof(ProxyHeader)) == 0 else REWRITTEN_MEANS_THE_SAME
 
 
+# What decodes is encoded by us and means the same again.
+cdef int fuzz_hpack(const uint8_t *data, uint32_t n) noexcept nogil:
+    cdef Pool pool
+    cdef HpackTable table, ours, theirs
+    cdef HpackOut out, again
+    cdef char *at
+    cdef uint32_t i
+    cdef int promise = KEPT
+    if n < 1:
+        return KEPT
+    pool_init(&pool, 0)
+    hpack_init(&table, 4096)
+    hpack_init(&ours, 4096)
+    hpack_init(&theirs, 4096)
+    out.fields, again.fields = h2_fields, h2_again
+    out.arena, again.arena = h2_arena, h2_other
+    out.fields_max = again.fields_max = HEADERS_CAP
+    out.list_max = again.list_max = 1 << 16
+    ours.huffman = data[0] & 1
+    if hpack_decode(&table, &pool, data + 1, n - 1, &out) == 0 and not out.overflow:
+        at = hpack_begin(&ours, h2_out)
+        for i in range(out.nfields):
+            h2_fields[i].pad = FF_INDEX if data[0] & 2 else 0
+            if at + hpack_room(&h2_fields[i]) > h2_out + H2_OUT:
+                break
+            at = hpack_put(&ours, &pool, &h2_fields[i], at)
+        else:
+            if hpack_decode(&theirs, &pool, <uint8_t *>h2_out, <uint32_t>(at - h2_out), &again) != 0:
+                promise = REWRITTEN_IS_VALID
+            elif again.nfields != out.nfields or again.list_n != out.list_n or theirs.size != ours.size:
+                promise = REWRITTEN_MEANS_THE_SAME
+    if table.size > table.size_max:
+        promise = RESULT_IN_RANGE
+    hpack_clear(&table, &pool)
+    hpack_clear(&ours, &pool)
+    hpack_clear(&theirs, &pool)
+    if pool.used:
+        promise = NOTHING_LEAKS
+    pool_clear(&pool)
+    return promise
+
+
+cdef struct Digest:             # of the events of a connection
+    uint64_t sum
+    uint64_t bytes
+
+
+cdef void digest(Digest *d, const H2Event *ev) noexcept nogil:
+    cdef uint32_t i
+    if ev.type == EV_NONE or ev.type == EV_BLOCKED:
+        return                  # where these stand is what a cut changes
+    if ev.type == EV_DATA:      # pieces differ with the cut, their bytes do not
+        for i in range(ev.data.n):
+            d.bytes = d.bytes * 31 + <uint8_t>ev.data.p[i]
+        if not ev.end:
+            return
+    d.sum = (d.sum * 31 + ev.type) * 31 + ev.code + ev.end * 7 + ev.error * 13 + ev.nfields
+    if ev.stream != NULL:
+        d.sum = d.sum * 31 + ev.stream.id
+
+
+# A caller that answers every request and releases every third stream at once.
+cdef int use_event(Http2 *c, H2Io *io, const H2Event *ev) noexcept nogil:
+    if ev.type == EV_REQUEST and ev.stream.id % 8 == 3:
+        http2_reset(c, ev.stream, CANCEL, io)
+    if ev.type == EV_DATA and ev.window:
+        http2_drained(c, ev.stream, ev.window, io)
+    if ev.type == EV_RESET or (ev.stream != NULL and ev.end and ev.stream.id % 3 == 0):
+        http2_release(c, ev.stream)
+    return KEPT
+
+
+cdef int feed(Http2 *c, H2Io *io, const char *p, uint32_t n, uint32_t *used, Digest *d) noexcept nogil:
+    cdef H2Event ev
+    cdef int64_t step
+    while True:
+        step = http2_read(c, p + used[0], n - used[0], io, &ev)
+        if step < 0 or step > n - used[0]:
+            return RESULT_IN_RANGE
+        if io.out_n > io.out_cap:
+            return OUTPUT_IS_BOUNDED
+        used[0] += <uint32_t>step
+        digest(d, &ev)
+        if ev.type == EV_BLOCKED:
+            io.out_n = 0
+        elif ev.type == EV_NONE or ev.type == EV_ERROR:
+            return KEPT
+        use_event(c, io, &ev)
+
+
+cdef int run_frames(const H2Config *config, const char *p, uint32_t n, uint32_t cut, Digest *d) noexcept nogil:
+    cdef Pool pool
+    cdef Slab slab
+    cdef Http2 c
+    cdef H2Io io
+    cdef uint32_t used = 0, _
+    cdef int promise
+    pool_init(&pool, 0)
+    slab_init(&slab, sizeof(H2Stream))
+    http2_init(&c, config, &pool, &slab, 0)
+    memset(&io, 0, sizeof(H2Io))
+    memset(d, 0, sizeof(Digest))
+    io.out, io.out_cap = h2_out, H2_OUT
+    io.arena, io.arena_cap = h2_arena, H2_AREA
+    io.fields, io.request, io.response = h2_fields, &request, &response
+    http2_start(&c, &io)
+    c.preface = 24              # the fuzzer need not guess it
+    for _ in range(0 if config.server else 3):
+        request.nheaders = request.flags = request.upgrade.n = 0
+        request.method_text = text(b"GET", 3)
+        request.target = text(b"/", 1)
+        request.host_n = 0
+        request.method = 0
+        http2_request(&c, &request, True, NULL, 0, True, &io)
+    promise = feed(&c, &io, p, cut, &used, d)
+    if promise == KEPT and not c.failed:
+        promise = feed(&c, &io, p, n, &used, d)
+    http2_clear(&c)
+    if promise == KEPT and (pool.used or slab.used):
+        promise = NOTHING_LEAKS
+    slab_clear(&slab)
+    pool_clear(&pool)
+    return promise
+
+
+cdef int fuzz_frames(const uint8_t *data, uint32_t n) noexcept nogil:
+    cdef H2Config config
+    cdef Digest whole, cut
+    cdef int promise
+    if n < 1:
+        return KEPT
+    memset(&config, 0, sizeof(H2Config))
+    config.server = data[0] & 1
+    config.trusted = data[0] >> 1 & 1
+    config.connect_protocol = 1
+    config.decoder_table = config.encoder_table = 4096
+    config.streams = 5
+    config.stream_window = 1000
+    config.connection_window = 65535
+    config.list_max = 4096
+    config.headers = 32
+    config.target = 256
+    config.via = text(b"flyproxy", 8)
+    n -= 1
+    promise = run_frames(&config, <const char *>data + 1, n, n, &whole)
+    if promise == KEPT:
+        promise = run_frames(&config, <const char *>data + 1, n, n * data[0] / 256, &cut)
+    if promise == KEPT and (whole.sum != cut.sum or whole.bytes != cut.bytes):
+        return SPLIT_CHANGES_NOTHING
+    return promise
+
+
 def run(str target, bytes data):
-    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy". The input
+    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy", "hpack",
+    "frames". The input
     stands in a heap block of its exact size."""
     cdef uint8_t *p = <uint8_t *>malloc(len(data) or 1)
     cdef uint32_t n = <uint32_t>len(data)
@@ -233,6 +402,10 @@ def run(str target, bytes data):
             return fuzz_chunked(p, n)
         if target == "proxy":
             return fuzz_proxy(p, n)
+        if target == "hpack":
+            return fuzz_hpack(p, n)
+        if target == "frames":
+            return fuzz_frames(p, n)
     finally:
         free(p)
     raise ValueError(f"unknown target {target!r}")

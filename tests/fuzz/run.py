@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/fuzz"
 SEEDS = ROOT / "tests/fuzz/corpus"
-TARGETS = ("request", "response", "chunked", "proxy")
+TARGETS = ("request", "response", "chunked", "proxy", "hpack", "frames")
 CLANG = "clang-14"
 SANITIZE = "-fsanitize=fuzzer,address,undefined"
 
@@ -30,7 +30,8 @@ def build() -> Path:
     if shutil.which(CLANG) is None:
         sys.exit(f"tests/fuzz/run.py: {CLANG} is missing; fix: apt-get install {CLANG} libclang-rt-14-dev")
     env = os.environ | {
-        "FLYPROXY_FLAVOUR": "fuzz", "FLYPROXY_ONLY": "proto,_testing_fuzz", "CC": CLANG, "LDSHARED": f"{CLANG} -shared",
+        "FLYPROXY_FLAVOUR": "fuzz", "FLYPROXY_ONLY": "mem,proto,_testing_fuzz", "CC": CLANG,
+        "LDSHARED": f"{CLANG} -shared",
     }
     command = [sys.executable, "setup.py", "-q", "build", "--build-base", str(BUILD), "--build-lib", str(BUILD / "lib")]
     subprocess.run(command, cwd=ROOT, env=env, check=True)

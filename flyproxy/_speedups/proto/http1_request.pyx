@@ -271,6 +271,7 @@ cdef int64_t read_head(Pass *x, const phr_header *raw, uint32_t count) noexcept 
         h.name_n = <uint32_t>raw[i].name_len
         h.value = raw[i].value
         h.value_n = <uint32_t>raw[i].value_len
+        h.pad = 0
         error = read_header(x, h)
         if error < 0:
             return error

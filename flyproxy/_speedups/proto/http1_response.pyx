@@ -60,6 +60,7 @@ cdef int64_t read_headers(ResponseHead *out, const phr_header *raw, uint32_t cou
         h.name_n = <uint32_t>raw[i].name_len
         h.value = raw[i].value
         h.value_n = <uint32_t>raw[i].value_len
+        h.pad = 0
         h.kind = <uint16_t>header_kind(h.name, h.name_n)
         if h.kind == H_UNKNOWN:
             read_unknown(out, h)

@@ -13,6 +13,8 @@ cdef extern from "fp_headers.h" nogil:
         H_SERVER
         H_UPGRADE
         H_CONNECTION
+        H_KEEP_ALIVE
+        H_PROXY_CONNECTION
         H_TRACESTATE
         H_TRACEPARENT
         H_CONTENT_LENGTH
@@ -21,6 +23,12 @@ cdef extern from "fp_headers.h" nogil:
         H_SEC_WEBSOCKET_KEY
         H_SEC_WEBSOCKET_VERSION
         H_TRANSFER_ENCODING
+        H_SET_COOKIE
+        H_DATE
+        H_RANGE
+        H_AUTHORIZATION
+        H_PROXY_AUTHORIZATION
+        H_X_REQUEST_START
         H_COUNT
     enum:
         HF_RQ_DROP
