@@ -79,15 +79,17 @@ def stress(seconds: float) -> None:
     faults: list[str] = []
     vms = [WildVM(faults, narrow=number == 0) for number in range(VMS)]
     daemon = ProxyDaemon({"http": {"port": 80}, "tcp": {"port": 7001}}, allowed=["*"], **SETTINGS).start()
-    for name, text in APPS.items():
-        daemon.add_app(name, text, [vm.address for vm in vms[:2]], [] if name == "raw" else [f"{name}.localhost"])
-    daemon.address("http"), daemon.address("tcp")
     hosts = [f"{name}.localhost" for name in APPS if name != "raw"]
     clients = [WildClient(daemon, hosts, SEED + number, faults) for number in range(CLIENTS)]
     stop = threading.Event()
     threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
     threads.append(threading.Thread(target=unrest, args=(daemon, vms, stop, random.Random(SEED))))
     try:
+        for name, text in APPS.items():
+            addresses = [vm.address for vm in vms[:2]]
+            daemon.add_app(name, text, addresses, [] if name == "raw" else [f"{name}.localhost"])
+        for listener in daemon.listeners:  # asked once, here, not by every client
+            daemon.address(listener)
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
