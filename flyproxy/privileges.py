@@ -31,7 +31,11 @@ try:
 except (ImportError, OSError) as error:
     sys.exit(f"it cannot import flyproxy ({error})")
 for folder in sys.argv[1:]:
-    for path in [folder, *(entry.path for entry in os.scandir(folder) if not entry.is_socket())]:
+    try:
+        inside = [entry.path for entry in os.scandir(folder) if not entry.is_socket()]
+    except OSError as error:
+        sys.exit(f"it cannot write {folder} ({error.strerror})")
+    for path in [folder, *inside]:
         if not os.access(path, os.R_OK | os.W_OK | (os.X_OK if os.path.isdir(path) else 0)):
             sys.exit(f"it cannot write {path}")
 """
@@ -85,13 +89,17 @@ def choose(identity: Identity, folders: Sequence[str], env: dict[str, str]) -> s
     return (trial.stderr.strip().splitlines() or [f"the trial ended with {trial.returncode}"])[-1]
 
 
-def own(folder: str, identity: Identity | None) -> None:
-    """Makes ``folder`` if it is missing; a folder made here belongs to the children's user. Raises OSError."""
+def make(folder: str) -> bool:
+    """Makes ``folder`` if it is missing, and says whether it was. Raises OSError."""
     if os.path.isdir(folder):
-        return
+        return False
     os.makedirs(folder, mode=0o755)
-    if identity is not None:
-        os.chown(folder, identity.uid, identity.gid)
+    return True
+
+
+def give(folder: str, identity: Identity) -> None:
+    """The folder is the children's from now on. Raises OSError."""
+    os.chown(folder, identity.uid, identity.gid)
 
 
 def confine(identity: Identity | None) -> None:

@@ -35,9 +35,7 @@ def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Fo
     """Raises AlreadyRunning, ListenError, OSError, ValueError; each says how to mend it."""
     paths = settings.paths
     _raise_file_limit()
-    identity = _choose_identity(settings)
-    for folder in (paths.runtime, paths.state):
-        privileges.own(folder, identity)
+    identity = _choose_identity([paths.runtime, paths.state])
     book = Ledger(paths.runtime)
     book.lock()
     orphans = _adopt(book)
@@ -55,16 +53,25 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _choose_identity(settings: Settings) -> privileges.Identity | None:
-    """Root's children work as an unprivileged user where that one can; where not, they keep the user and say so."""
-    identity, paths = privileges.candidate(), settings.paths
+def _choose_identity(folders: list[str]) -> privileges.Identity | None:
+    """Makes the folders, and says whom the children run as in them.
+
+    Root's children work as an unprivileged user where that one can; where not, they keep the user and say so. The
+    trial needs the folders as they will be: a new one is given to the user first, and taken back if that fails.
+    """
+    identity = privileges.candidate()
+    new = [folder for folder in folders if privileges.make(folder)]
     if identity is None:
         return None
-    folders = [folder for folder in (paths.runtime, paths.state) if os.path.isdir(folder)]
+    for folder in new:
+        privileges.give(folder, identity)
     why = privileges.choose(identity, folders, child_environment())
     if why is None:
         return identity
-    fix = (f"chown -R {identity.name}: {' '.join(folders)}" if "write" in why else
+    for folder in new:
+        privileges.give(folder, privileges.Identity("root", os.geteuid(), os.getegid()))
+    fix = (f"chown -R {identity.name}: {' '.join(folders)}, and let that user enter the folders above them"
+           if "write" in why else
            "install Python and flyproxy where every user may read them, for example in /opt, and run it from there")
     log.warning("privileges-kept", f"children cannot run as {identity.name}: {why}; they keep the user root, "
                 "without its rights", fix=fix)  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flyproxy import privileges
+from flyproxy.master import startup
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFINED = """
@@ -64,9 +65,29 @@ def test_a_user_that_cannot_run_the_interpreter_is_not(
 
 def test_a_folder_made_here_can_be_used_by_the_children(me: privileges.Identity, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "flyproxy"
-    privileges.own(str(folder), me)
+    assert privileges.make(str(folder)) and not privileges.make(str(folder))
+    privileges.give(str(folder), me)
     assert folder.stat().st_uid == me.uid and folder.stat().st_mode & 0o777 == 0o755
-    privileges.own(str(folder), me)
+
+
+def test_a_user_that_cannot_reach_a_folder_is_not(me: privileges.Identity, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    why = privileges.choose(me, [missing], {"PYTHONPATH": str(ROOT)})
+    assert why == f"it cannot write {missing} (No such file or directory)"
+
+
+@pytest.mark.parametrize("why", [None, "it cannot write the folder"])
+def test_new_folders_are_the_childrens_only_if_they_can_work_there(
+    why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = privileges.Identity("nobody", 65534, 65534)
+    monkeypatch.setattr(privileges, "candidate", lambda: identity)
+    monkeypatch.setattr(privileges, "choose", lambda *_: why)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    assert startup._choose_identity([str(old), str(new)]) == (identity if why is None else None)
+    assert old.stat().st_uid == os.geteuid()
+    assert new.stat().st_uid == (identity.uid if why is None else os.geteuid())
 
 
 def test_an_identity_travels_in_the_boot_message(me: privileges.Identity) -> None:

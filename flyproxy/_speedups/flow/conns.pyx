@@ -54,6 +54,8 @@ cdef int conn_count_app(Worker *w, Conn *c, const TApp *app) noexcept nogil:
 cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
     if c.s.dead:
         return
+    # Closed before it is uncounted: what is given back may be taken by another worker at once.
+    reactor_close(&w.reactor, &c.s)
     if c.vm_side:
         w.ups -= 1
         if c.state == US_IDLE:
@@ -71,7 +73,6 @@ cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
     buf_give(&w.pool, &c.in_)
     buf_give(&w.pool, &c.out)
     c.x = NULL
-    reactor_close(&w.reactor, &c.s)
 
 
 cdef void conn_abort(Worker *w, Conn *c) noexcept nogil:
