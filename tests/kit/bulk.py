@@ -12,7 +12,6 @@ from pathlib import Path
 
 from flyproxy._speedups.shm.beat import Root
 from flyproxy._speedups.shm.table import TableReader
-
 from flyproxy.state import records
 from flyproxy.state.records import Record
 from flyproxy.state.sqlite import SqliteStore

@@ -12,7 +12,6 @@ from typing import Any
 
 from flyproxy._speedups.shm.beat import create_segments
 from flyproxy._speedups.shm.table import TableReader
-
 from flyproxy.boot import Boot, boot_message, settings_json
 from flyproxy.channel import ENV_FD, Channel, ChannelClosed
 from flyproxy.settings import Settings, load, resolved
