@@ -50,9 +50,10 @@ def test_a_user_that_can_work_is_chosen(me: privileges.Identity, tmp_path: Path)
 
 def test_a_user_that_cannot_import_the_program_is_not(me: privileges.Identity, tmp_path: Path) -> None:
     (tmp_path / "flyproxy").mkdir()
-    (tmp_path / "flyproxy" / "__init__.py").touch()     # without it an installed flyproxy would still be found
+    (tmp_path / "flyproxy" / "__init__.py").touch()
+    (tmp_path / "flyproxy" / "boot.py").write_text("raise ImportError('torn')")
     why = privileges.choose(me, [], {"PYTHONPATH": str(tmp_path)})
-    assert why is not None and "cannot import flyproxy" in why
+    assert why == "it cannot import flyproxy (torn)"
 
 
 def test_a_user_that_cannot_run_the_interpreter_is_not(
