@@ -14,6 +14,7 @@ import contextlib
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flyproxy.state.store import StoreError
 SCHEMA = 1
 APPLICATION = 0x666C7970  # "flyp"
 BUSY_MS = 5000
+WAL_TRIES, WAL_PAUSE_S = 50, 0.02
 
 _TABLES = (
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -119,7 +121,7 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
-            if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+            if _to_wal(connection) != "wal":
                 raise StoreError("store-unreachable", "this file system has no shared memory for SQLite's log",
                                  self.path, "put the state folder on a local disk: [paths] state")
             connection.execute("PRAGMA synchronous=FULL")
@@ -153,3 +155,16 @@ class Database:
 def boot_id() -> str:
     """Names this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _to_wal(connection: sqlite3.Connection) -> str:
+    """The journal mode after the switch. Two that open a new file at once may both be told that it is locked: SQLite
+    does not wait there, since waiting could deadlock (sqlite3_busy_handler), so it is tried again."""
+    for _ in range(WAL_TRIES):
+        try:
+            return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(WAL_PAUSE_S)
+    return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
