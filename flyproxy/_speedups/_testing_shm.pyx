@@ -2,6 +2,7 @@
 
 import os
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -18,14 +19,14 @@ from flyproxy._speedups.shm.counters cimport (
     AppSeries, MachineSeries, counters_app, counters_bucket, counters_http, counters_machine, counters_worker,
 )
 from flyproxy._speedups.shm.logring cimport logring_put
-from flyproxy._speedups.shm.platform cimport fp_monotonic_ns, fp_siphash13, fp_split
+from flyproxy._speedups.shm.platform cimport fp_cas_u64, fp_load_u64, fp_monotonic_ns, fp_siphash13, fp_split
 from flyproxy._speedups.shm.ring cimport MACHINE_POINTS, ring_point
 from flyproxy._speedups.shm.segments cimport (
     ROOT_BEATS, ROOT_OWNERS, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, ProcBeat, Root, Shm, shm_attach, shm_beat,
     shm_slot_owner, shm_unmap,
 )
 from flyproxy._speedups.shm.table cimport (
-    ADDR_APP, ADDR_SHARED, ADDR_UNKNOWN, TApp, TMachine, TPort, TService, Table, table_address, table_app,
+    ADDR_APP, ADDR_SHARED, ADDR_UNKNOWN, THost, TApp, TMachine, TPort, TService, Table, table_address, table_app,
     table_app_by_host, table_candidates, table_enter, table_http_port, table_init, table_leave, table_machine,
     table_port, table_raw_port, table_ring, table_service, table_service_by_id, table_slot,
 )
@@ -45,6 +46,14 @@ cdef inline uint64_t mix(uint64_t *state) noexcept nogil:
     """Repeatable random words."""
     state[0] += 1
     return fp_split(state[0] * <uint64_t>0x9E3779B97F4A7C15, 0)
+
+
+cdef uint64_t add(uint64_t *p, uint64_t n) noexcept nogil:
+    """Atomically; the new value."""
+    cdef uint64_t was = fp_load_u64(p)
+    while not fp_cas_u64(p, was, was + n):
+        was = fp_load_u64(p)
+    return was + n
 
 
 # -- what the torture's writer promises of every record
@@ -142,14 +151,14 @@ cdef class Worker:
         return app_tuple(table_app(&self.table, id, generation))
 
     def port(self, str host, uint16_t port):
-        """(start, end, handlers, force_https, pristine, proxy_version, service, idle ms, head ms) or None."""
+        """(start, end, handlers, force_https, pristine, proxy_version, service, idle ms, head ms, h2_backend)."""
         cdef bytes name = host.encode()
         cdef const TApp *app = table_app_by_host(&self.table, name, <uint32_t>len(name))
         cdef const TPort *p = table_port(&self.table, app, port) if app != NULL else NULL
         if p == NULL:
             return None
         return (p.start, p.end, p.handlers, p.force_https, p.pristine, p.proxy_version, p.service, p.idle_timeout_ms,
-                p.head_timeout_ms)
+                p.head_timeout_ms, p.h2_backend)
 
     cdef const TService *find_service(self, str host, uint32_t service):
         cdef bytes name = host.encode()
@@ -226,15 +235,21 @@ cdef class Worker:
     def wake(self, uint32_t service):
         budget_wake(&self.shm, service)
 
-    def admit_loop(self, uint32_t index, uint32_t limit, uint32_t turns):
-        """Admits and releases; (admitted, times that the sum was seen above the limit while holding a unit)."""
+    def admit_loop(self, uint32_t index, uint32_t limit, uint32_t turns, held):
+        """Admits and releases; (admitted, times that more than the limit held a unit). `held`: 8 writable bytes that
+        all who compete share and count in. (A sum over the words is no snapshot: a unit that moves while they are read
+        can be seen twice.)"""
+        cdef Py_buffer view
         cdef uint32_t _turn, admitted = 0, over = 0
+        PyObject_GetBuffer(held, &view, PyBUF_WRITABLE)
         with nogil:
             for _turn in range(turns):
                 if budget_admit(&self.shm, BK_INFLIGHT, index, limit):
                     admitted += 1
-                    over += budget_sum(&self.shm, BK_INFLIGHT, index) > limit
+                    over += add(<uint64_t *>view.buf, 1) > limit
+                    add(<uint64_t *>view.buf, <uint64_t>-1)
                     budget_release(&self.shm, BK_INFLIGHT, index)
+        PyBuffer_Release(&view)
         return admitted, over
 
     # -- route
@@ -448,6 +463,6 @@ def layout():
         "TableHeader": sizeof(TableHeader), "DirEntry": sizeof(DirEntry), "IndexSlot": sizeof(IndexSlot),
         "KeyBlock": sizeof(KeyBlock), "TApp": sizeof(TApp), "AppTail": sizeof(AppTail), "RegionRef": sizeof(RegionRef),
         "TPort": sizeof(TPort), "TService": sizeof(TService), "ServiceTail": sizeof(ServiceTail),
-        "TMachine": sizeof(TMachine), "Wait": sizeof(Wait), "AppSeries": sizeof(AppSeries),
+        "TMachine": sizeof(TMachine), "THost": sizeof(THost), "Wait": sizeof(Wait), "AppSeries": sizeof(AppSeries),
         "MachineSeries": sizeof(MachineSeries),
     }

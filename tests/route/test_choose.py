@@ -119,6 +119,95 @@ class TestTried:
         assert worker.choose("a.test", key=b"k", tried=tried)[0] == "none"
 
 
+def far_apart(world: World, *, soft: int = 0, hard: int = 0, balance: str = "least") -> Worker:
+    """App "a": m0, m1 on host2 (slot 0), m2, m3 on host3 (slot 1), m4 here; ams0 on host4 (slot 2) is further away."""
+    world.app("a", service(port(80, "http"), soft=soft, hard=hard, balance=balance), hosts=["a.test"])
+    for i, host in enumerate(("host2", "host2", "host3", "host3", "host1")):
+        world.machine(f"m{i}", "a", host=host)
+    world.machine("ams0", "a", "ams", host="host4")
+    for host in ("host2", "host3", "host4"):
+        world.host(host, "yyz")
+    world.commit()
+    worker = world.worker()
+    worker.enter()
+    return worker
+
+
+def chosen_of(worker: Worker, turns: int = 200, key: bytes | None = None) -> set[int | None]:
+    """The slots that a few choices fall on; each is released at once."""
+    slots = set()
+    for i in range(turns):
+        result, slot, _ = worker.choose("a.test", key=key and b"%s%d" % (key, i))
+        slots.add(slot)
+        if result == "chosen":
+            worker.release("inflight", slot)
+    return slots
+
+
+@pytest.fixture
+def mesh(make_world: Callable[..., World]) -> World:
+    return make_world(mesh=True)
+
+
+@pytest.mark.parametrize(("balance", "key"), [("least", None), ("hash", b"k")])
+class TestReach:
+    """Machines whose host cannot be reached count as tried, those whose host looks down unless nobody else is left."""
+
+    def test_hosts_that_are_up_or_not_measured_are_candidates(self, mesh: World, balance: str, key: bytes) -> None:
+        worker = far_apart(mesh, balance=balance)
+        mesh.closeness().set(0, "direct", 100, None)
+        mesh.closeness().set(1, "via", 100, 2)
+        assert chosen_of(worker, key=key) == {0, 1, 2, 3, 4}
+
+    def test_a_host_that_is_down_gets_nothing_until_it_is_back(self, mesh: World, balance: str, key: bytes) -> None:
+        worker = far_apart(mesh, balance=balance)
+        mesh.closeness().set(0, "down", 0, None)
+        assert chosen_of(worker, key=key) == {2, 3, 4}
+        mesh.closeness().set(0, "direct", 100, None)
+        assert chosen_of(worker, key=key) == {0, 1, 2, 3, 4}
+
+    def test_a_host_without_a_record_gets_nothing(self, mesh: World, balance: str, key: bytes) -> None:
+        worker = far_apart(mesh, balance=balance)
+        mesh.writer.remove_host("host3")
+        mesh.commit()
+        worker.enter()
+        assert chosen_of(worker, key=key) == {0, 1, 4}
+
+    def test_the_next_region_serves_when_the_nearest_cannot_be_reached(
+        self, mesh: World, balance: str, key: bytes
+    ) -> None:
+        worker = far_apart(mesh, balance=balance)
+        mesh.machine("m4", "a", health="critical")
+        mesh.commit()
+        worker.enter()
+        for slot in (0, 1):
+            mesh.closeness().set(slot, "down", 0, None)
+        assert chosen_of(worker, key=key) == {5}
+        assert worker.choose("a.test", key=key)[2] == 1
+
+    def test_who_looks_down_is_tried_when_nobody_else_is_left(self, mesh: World, balance: str, key: bytes) -> None:
+        worker = far_apart(mesh, hard=1, balance=balance)
+        for _ in range(6):
+            assert worker.choose("a.test", key=key)[0] == "chosen"
+        assert worker.choose("a.test", key=key)[:2] == ("full", None)
+        for slot in range(3):
+            mesh.closeness().set(slot, "down", 0, None)
+        assert worker.choose("a.test", key=key)[:2] == ("full", None)  # the one here
+        assert worker.choose("a.test", key=key, tried=[4])[:2] == ("full", None)
+        for slot in range(6):
+            worker.release("inflight", slot)
+        assert worker.choose("a.test", key=key)[:2] == ("chosen", 4)
+        assert worker.choose("a.test", key=key, tried=[4])[0] == "chosen"
+        assert sum(worker.sum("inflight", slot) for slot in range(6)) == 2
+
+    def test_soft_limits_look_only_at_those_in_reach(self, mesh: World, balance: str, key: bytes) -> None:
+        worker = far_apart(mesh, soft=1, hard=3, balance=balance)
+        mesh.closeness().set(1, "down", 0, None)
+        results = [worker.choose("a.test", key=key) for _ in range(13)]
+        assert [result for result, _, _ in results] == ["chosen"] * 12 + ["full"]
+        assert [worker.sum("inflight", slot) for slot in range(6)] == [3, 3, 0, 0, 3, 3]
+
+
 class TestNobody:
     def test_no_machine_at_all(self, world: World) -> None:
         assert app(world).choose("a.test")[:2] == ("none", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import signal
@@ -81,9 +82,10 @@ class TestAdmit:
     def test_processes_that_compete_never_pass_the_limit(self, world: World, limit: int) -> None:
         for proc in range(4):
             world.root.claim_proc(proc, 1)
+        held = mmap.mmap(-1, 4096)
 
         def compete(proc: int) -> int:
-            admitted, over = world.worker(proc).admit_loop(9, limit, 30_000)
+            admitted, over = world.worker(proc).admit_loop(9, limit, 30_000, held)
             return 1 if over else 2 if not admitted else 0
 
         pids = [in_child(lambda proc=proc: compete(proc)) for proc in range(4)]
@@ -133,10 +135,9 @@ class TestAdmit:
                 world.root.claim_proc(proc, 1)
 
             def compete(proc: int) -> int:
-                worker = world.worker(proc)
+                worker, held = world.worker(proc), mmap.mmap(-1, 4096)
                 while True:
-                    if worker.admit_loop(4, 2, 1000)[1]:
-                        return 1
+                    worker.admit_loop(4, 2, 1000, held)
 
             pids = [in_child(lambda proc=proc: compete(proc)) for proc in range(3)]
             stop = time.monotonic() + rng.uniform(0.001, 0.03)

@@ -96,15 +96,15 @@ class TestAddressesAndPorts:
         assert [world.reader().lookup_address(v4(f"192.0.2.{i}")) for i in (1, 2, 9)] == ["a", "", None]
 
     def test_ports_and_ranges(self, world: World) -> None:
-        web, api = port(80, "http", force_https=True), port(443, "tls", "http", pristine=True)
+        web, api = port(80, "http", force_https=True), port(443, "tls", "http", pristine=True, h2_backend=True)
         raw = port(5000, "proxy_proto", end=5999, proxy_version=2, idle_timeout=1.5, headers_read_timeout=0.25)
         world.app("a", service(web, api), service(raw, internal_port=5432), hosts=["a.test"])
         world.commit()
         worker = world.worker()
         worker.enter()
-        assert worker.port("a.test", 80) == (80, 80, 1, 1, 0, 0, 0, 0, 0)
-        assert worker.port("a.test", 443) == (443, 443, 3, 0, 1, 0, 0, 0, 0)
-        assert worker.port("a.test", 5000) == worker.port("a.test", 5999) == (5000, 5999, 4, 0, 0, 2, 1, 1500, 250)
+        assert worker.port("a.test", 80) == (80, 80, 1, 1, 0, 0, 0, 0, 0, 0)
+        assert worker.port("a.test", 443) == (443, 443, 3, 0, 1, 0, 0, 0, 0, 1)
+        assert worker.port("a.test", 5000) == worker.port("a.test", 5999) == (5000, 5999, 4, 0, 0, 2, 1, 1500, 250, 0)
         assert [worker.port("a.test", n) for n in (1, 79, 81, 4999, 6000, 65535)] == [None] * 6
 
     def test_a_raw_port_has_one_user_or_none_is_told(self, world: World) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flyproxy._speedups.shm.table import TableFull, TableWriter
-from tests.shm.children import in_child
 from tests.shm.world import KEY, World, port, service, v4
 
 
@@ -254,88 +249,6 @@ class TestReset:
         assert worker.candidates("a.test") == [[0, 1, 2]]
 
 
-class TestScribbledTable:
-    """The table is input: whatever stands there, look-ups end, find something or nothing, and stay in the segment."""
-
-    def look_everywhere(self, world: World) -> int:
-        worker = world.worker()
-        worker.enter()
-        found = 0
-        for host in ("a.test", "b.test", "x.wild.test"):
-            found += worker.host_checked(host)
-        for number in (80, 81, 5432, 65535):
-            worker.raw_port(number)
-            worker.http_port(number)
-        worker.address(v4("10.0.0.1"))
-        worker.leave()
-        reader = world.reader()
-        reader.usage()
-        assert isinstance(reader.apps(), list)
-        assert isinstance(reader.machines(), list)
-        assert isinstance(world.counters().exposition("yyz", "h"), bytes)
-        return found
-
-    def fill(self, world: World) -> None:
-        world.app(
-            "a",
-            service(port(80, "http"), balance="hash"),
-            service(port(81), internal_port=2),
-            hosts=["a.test", "*.wild.test"],
-        )
-        world.app("b", service(port(5432)), hosts=["b.test"])
-        world.machines("a", 20)
-        world.machines("a", 3, "ams", prefix="ams")
-        world.machines("b", 2, prefix="b")
-        world.writer.put_address(v4("10.0.0.1"), "a")
-        world.commit()
-        worker = world.worker()
-        worker.count_edge(0, 1, connects=1)
-        worker.count_machine(0, 1, connect_us=[1])
-
-    @pytest.mark.parametrize("seed", range(40))
-    def test_random_bytes(self, make_world: Callable[..., World], seed: int) -> None:
-        world = make_world()
-        self.fill(world)
-        assert self.look_everywhere(world) == 3
-        rng = random.Random(seed)
-        used = world.reader().usage()["used"]
-        with mmap.mmap(world.fds["table1"], os.fstat(world.fds["table1"]).st_size) as table:
-            arena = table.find(b"a.test", 0, 1 << 20) & ~4095
-            for _ in range(rng.choice((1, 10, 100, 3000))):
-                at = rng.choice((rng.randrange(4096), arena + rng.randrange(used), rng.randrange(arena + used)))
-                table[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
-            self.look_everywhere(world)
-
-    def test_bytes_that_change_while_they_are_read(self, world: World) -> None:
-        """What was checked once must not be read again from where somebody writes."""
-        self.fill(world)
-
-        def scribble() -> int:
-            rng = random.Random(1)
-            with mmap.mmap(world.fds["table1"], os.fstat(world.fds["table1"]).st_size) as table:
-                arena = table.find(b"a.test", 0, 1 << 20) & ~4095
-                whole, end = table[arena : arena + 16384], time.monotonic() + 0.5
-                while time.monotonic() < end:
-                    for _ in range(200):
-                        table[arena + rng.randrange(16384)] = rng.choice((0, 0x7F, 0xFF))
-                    table[arena : arena + 16384] = whole
-            return 0
-
-        pid = in_child(scribble)
-        while os.waitpid(pid, os.WNOHANG)[0] == 0:
-            with suppress(UnicodeDecodeError):
-                self.look_everywhere(world)
-
-    @pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0x80, 0xFF])
-    def test_one_byte_everywhere(self, make_world: Callable[..., World], byte: int) -> None:
-        world = make_world()
-        self.fill(world)
-        with mmap.mmap(world.fds["table1"], os.fstat(world.fds["table1"]).st_size) as table:
-            end = (table.find(b"a.test", 0, 1 << 20) & ~4095) + world.reader().usage()["used"]
-            table[:end] = bytes([byte]) * end
-            assert self.look_everywhere(world) == 0
-
-
 class TableModel(RuleBasedStateMachine):
     """Any sequence of changes, commits and restarts: readers find the join of the records as of the last commit."""
 
@@ -344,12 +257,16 @@ class TableModel(RuleBasedStateMachine):
     ids = st.sampled_from([f"m{i}" for i in range(6)])
     regions = st.sampled_from(["yyz", "ams", ""])
     health = st.sampled_from(["passing", "critical", "unknown"])
+    peers = st.sampled_from(["host2", "host3"])
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(apps=4, hostnames=4, addresses=4, machines=6)
+        self.world = World(apps=4, hostnames=4, addresses=4, machines=6, mesh=True)
         self.worker = self.world.worker()
-        self.records: dict[str, dict[str, Any]] = {"apps": {}, "hosts": {}, "addresses": {}, "machines": {}}
+        kinds = ("apps", "hosts", "addresses", "machines", "peers")
+        self.records: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+        self.order: list[str] = []
+        self.published_order: list[str] = []
         self.published: dict[str, dict[str, Any]] = {kind: {} for kind in self.records}
         self.clean = True
 
@@ -386,10 +303,28 @@ class TableModel(RuleBasedStateMachine):
         self.world.writer.remove_address(v4(f"10.0.0.{number}"))
         self.records["addresses"].pop(number, None)
 
-    @rule(id=ids, app=apps, region=regions, health=health, cordoned=st.booleans(), number=st.integers(1, 9))
-    def put_machine(self, id: str, app: str, region: str, health: str, cordoned: bool, number: int) -> None:
-        self.world.machine(id, app, region, health, cordoned=cordoned, port=number)
-        self.records["machines"][id] = (app, region, health != "critical" and not cordoned, number)
+    @rule(
+        id=ids, app=apps, region=regions, health=health, cordoned=st.booleans(), number=st.integers(1, 9),
+        host=peers | st.sampled_from(["host1", ""]),
+    )  # fmt: skip
+    def put_machine(self, id: str, app: str, region: str, health: str, cordoned: bool, number: int, host: str) -> None:
+        self.world.machine(id, app, region, health, cordoned=cordoned, port=number, host=host)
+        self.records["machines"][id] = (app, region, health != "critical" and not cordoned, number, host)
+
+    @rule(id=peers, epoch=st.integers(1, 3))
+    def put_peer(self, id: str, epoch: int) -> None:
+        self.world.host(id, epoch=epoch)
+        self.records["peers"][id] = epoch
+
+    @rule(id=peers)
+    def remove_peer(self, id: str) -> None:
+        self.world.writer.remove_host(id)
+        self.records["peers"].pop(id, None)
+
+    @rule(order=st.lists(regions, max_size=2))
+    def set_order(self, order: list[str]) -> None:
+        self.world.writer.set_region_order(order)
+        self.order = order
 
     @rule(id=ids)
     def remove_machine(self, id: str) -> None:
@@ -400,11 +335,13 @@ class TableModel(RuleBasedStateMachine):
     def commit(self) -> None:
         self.world.commit()
         self.published = {kind: dict(records) for kind, records in self.records.items()}
+        self.published_order = self.order
 
     @rule()
     def restart(self) -> None:
         self.world.writer = self.world.new_writer()
         self.records = {kind: {} for kind in self.records}
+        self.order = []
 
     @rule()
     def turn(self) -> None:
@@ -424,6 +361,7 @@ class TableModel(RuleBasedStateMachine):
             for slot, id, port in ((m["slot"], m["id"], m["port"]) for m in self.world.reader().machines())
         }
         assert dict(names.values()) == {id: record[3] for id, record in machines.items()}
+        self.check_where(machines, names)
         for host in ("a.test", "b.test", "x.c.test", "y.c.test", "c.test"):
             hosts = self.published["hosts"]
             app = hosts.get(host)
@@ -439,13 +377,28 @@ class TableModel(RuleBasedStateMachine):
             assert kind == ("shared" if owner is None else "app" if owner in apps else "unknown")
         self.worker.leave()
 
+    def check_where(self, machines: dict[str, Any], names: dict[int, Any]) -> None:
+        """Each machine names its host's record, and is found by its id."""
+        peers, known = self.world.peers(), self.published["peers"]
+        assert {host["id"]: host["epoch"] for host in self.world.reader().hosts()} == known
+        for slot, (id, _) in names.items():
+            host, where = machines[id][4], peers.host_slot(slot)
+            if isinstance(where, int):
+                where = peers.host(where)[0]  # type: ignore[index]
+            assert where == ("here" if host in ("", "host1") else host if host in known else "unknown")
+            found = peers.machine_by_id(id)
+            assert found is not None and found[0] == slot
+
     def check_lists(self, host: str, app: str, limit: int, machines: dict[str, Any], names: dict[int, Any]) -> None:
         mine = {id: record for id, record in machines.items() if record[0] == app}
         routable: dict[str, set[str]] = {}
-        for id, (_, region, ok, _) in mine.items():
+        for id, (_, region, ok, *_) in mine.items():
             if ok:
                 routable.setdefault(region, set()).add(id)
-        nearest_first = sorted(routable, key=lambda region: (region != "yyz", region))
+        order = ["yyz", *self.published_order]
+        nearest_first = sorted(
+            routable, key=lambda region: (order.index(region) if region in order else len(order), region)
+        )
         assert [{names[slot][0] for slot in slots} for slots in self.worker.candidates(host)] == [
             routable[region] for region in nearest_first
         ]

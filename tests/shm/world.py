@@ -7,8 +7,10 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
+from flyproxy._speedups._testing_hosts import Mesh
 from flyproxy._speedups._testing_shm import Worker
 from flyproxy._speedups.shm import beat
+from flyproxy._speedups.shm.closeness import Closeness
 from flyproxy._speedups.shm.counters import CounterReader
 from flyproxy._speedups.shm.logring import LogReader
 from flyproxy._speedups.shm.table import TableReader, TableWriter
@@ -42,8 +44,16 @@ class World:
     """Segments, the master's root, a writer that has been reset, and workers on demand."""
 
     def __init__(
-        self, apps: int = 16, hostnames: int = 32, addresses: int = 8, machines: int = 64, procs: int = 16
+        self,
+        apps: int = 16,
+        hostnames: int = 32,
+        addresses: int = 8,
+        machines: int = 64,
+        procs: int = 16,
+        *,
+        mesh: bool = False,
     ) -> None:
+        self.mesh = mesh
         self.sizes = {
             "apps": apps,
             "hostnames": hostnames,
@@ -59,7 +69,7 @@ class World:
         self.writer = self.new_writer()
 
     def new_writer(self, region: str = "yyz") -> TableWriter:
-        writer = TableWriter(self.fds, self.wakes, region, "host1", KEY)
+        writer = TableWriter(self.fds, self.wakes, region, "host1", KEY, mesh=self.mesh)
         writer.reset()
         return writer
 
@@ -70,6 +80,13 @@ class World:
 
     def reader(self) -> TableReader:
         return TableReader(self.fds)
+
+    def peers(self) -> Mesh:
+        """What the mesh needs to know, as an engine reads it."""
+        return Mesh(self.fds)
+
+    def closeness(self) -> Closeness:
+        return Closeness(self.fds, True)
 
     def counters(self) -> CounterReader:
         return CounterReader(self.fds)
@@ -92,12 +109,18 @@ class World:
         cordoned: bool = False,
         port: int = 8080,
         address: bytes = v4("10.0.0.1"),
+        host: str = "host1",
     ) -> None:
-        self.writer.put_machine(id, app, address, port, region, "host1", health, cordoned)
+        self.writer.put_machine(id, app, address, port, region, host, health, cordoned)
 
     def machines(self, app: str, count: int, region: str = "yyz", prefix: str = "m") -> None:
         for i in range(count):
             self.machine(f"{prefix}{i}", app, region)
+
+    def host(
+        self, id: str, region: str = "ams", *, ports: Iterable[int] = (7001,), epoch: int = 1, roles: Iterable[str] = ()
+    ) -> None:
+        self.writer.put_host(id, region, v4("10.9.0.1"), list(ports), epoch, list(roles))
 
     def commit(self) -> None:
         self.revision += 1

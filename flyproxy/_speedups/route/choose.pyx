@@ -5,12 +5,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 from flyproxy._speedups.route.ring cimport PROBES, RingWalk, ring_next, ring_seek
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_admit, budget_prefetch, budget_sum
+from flyproxy._speedups.shm.closeness cimport HS_DOWN, host_state, host_word
 from flyproxy._speedups.shm.platform cimport fp_scale
 from flyproxy._speedups.shm.ring cimport ring_slot
 from flyproxy._speedups.shm.segments cimport NOBODY
 from flyproxy._speedups.shm.table cimport (
-    BAL_LEAST, TMachine, TService, Table, table_candidates, table_hash, table_prefetch_machine, table_prefetch_slot,
-    table_ring, table_slot,
+    BAL_LEAST, HOST_HERE, HOST_UNKNOWN, TMachine, TService, Table, table_candidates, table_hash,
+    table_prefetch_machine, table_prefetch_slot, table_ring, table_slot,
 )
 
 cdef enum:
@@ -31,12 +32,24 @@ cdef inline int was_tried(const Choose *c, uint32_t slot) noexcept nogil:
     return 0
 
 
-cdef int take(Table *t, const TService *s, Choose *c, uint32_t slot) noexcept nogil:
-    """Admits one unit for the machine. 0: it was full after all, or is gone since the list was made."""
+cdef inline const TMachine *reachable(Table *t, const TService *s, Choose *c, uint32_t slot) noexcept nogil:
+    """The machine, unless it is gone since the list was made, or its host is unknown or down (`c.down` keeps that)."""
     cdef const TMachine *machine = table_slot(t, slot)
     if machine == NULL or machine.app != s.app:
-        return 0
-    if not budget_admit(t.shm, BK_INFLIGHT, slot, s.hard_limit):
+        return NULL
+    if machine.host_slot != HOST_HERE:
+        if machine.host_slot == HOST_UNKNOWN:
+            return NULL
+        if host_state(host_word(t.shm, machine.host_slot)) == HS_DOWN and not c.despair:
+            c.down = 1
+            return NULL
+    return machine
+
+
+cdef int take(Table *t, const TService *s, Choose *c, uint32_t slot) noexcept nogil:
+    """Admits one unit for the machine. 0: it was full after all, or cannot be reached."""
+    cdef const TMachine *machine = reachable(t, s, c, slot)
+    if machine == NULL or not budget_admit(t.shm, BK_INFLIGHT, slot, s.hard_limit):
         return 0
     c.machine = machine
     return 1
@@ -45,7 +58,8 @@ cdef int take(Table *t, const TService *s, Choose *c, uint32_t slot) noexcept no
 # -- the better of two
 cdef int scan(Table *t, const TService *s, Choose *c, const uint32_t *slots, uint32_t n,
               uint32_t soft_looks) noexcept nogil:
-    """One pass over a region's list from a random place: CHOSEN, CHOOSE_FULL, or CHOOSE_NONE when all were tried."""
+    """One pass over a region's list from a random place: CHOSEN, CHOOSE_FULL, or CHOOSE_NONE when all were tried
+    or cannot be reached. A record is looked at only where that decides: it costs two cache misses."""
     cdef uint32_t at = fp_scale(<uint32_t>c.random, n)
     cdef uint32_t k, slot, load, best = NOBODY, best_load = 0
     cdef int result = CHOOSE_NONE
@@ -54,15 +68,17 @@ cdef int scan(Table *t, const TService *s, Choose *c, const uint32_t *slots, uin
         at = at + 1 if at + 1 < n else 0
         if was_tried(c, slot):
             continue
-        result = CHOOSE_FULL
         load = load_of(t, slot)
         if s.hard_limit and load >= s.hard_limit:
-            continue
-        if k < soft_looks and s.soft_limit and load >= s.soft_limit:
-            if best == NOBODY or load < best_load:
+            if result == CHOOSE_NONE and reachable(t, s, c, slot) != NULL:
+                result = CHOOSE_FULL
+        elif k < soft_looks and s.soft_limit and load >= s.soft_limit:
+            if (best == NOBODY or load < best_load) and reachable(t, s, c, slot) != NULL:
                 best, best_load = slot, load
         elif take(t, s, c, slot):
             return CHOSEN
+        elif reachable(t, s, c, slot) != NULL:
+            result = CHOOSE_FULL        # somebody took its last unit just now
     if best != NOBODY:
         if take(t, s, c, best):
             return CHOSEN
@@ -126,7 +142,7 @@ cdef int choose_hash(Table *t, const TService *s, Choose *c, const uint64_t *poi
     return CHOOSE_FULL
 
 
-cdef int route_choose(Table *t, const TService *s, Choose *c) noexcept nogil:
+cdef int choose(Table *t, const TService *s, Choose *c) noexcept nogil:
     cdef const uint32_t *slots
     cdef const uint64_t *points
     cdef uint32_t n
@@ -151,6 +167,16 @@ cdef int route_choose(Table *t, const TService *s, Choose *c) noexcept nogil:
         if result == CHOOSE_FULL:
             worst = CHOOSE_FULL
     return worst
+
+
+cdef int route_choose(Table *t, const TService *s, Choose *c) noexcept nogil:
+    cdef int result
+    c.down = c.despair = 0
+    result = choose(t, s, c)
+    if result == CHOOSE_NONE and c.down:
+        c.despair = 1           # nobody else is left: "down" may be wrong, and an answer is certain otherwise
+        result = choose(t, s, c)
+    return result
 
 
 # -- keys

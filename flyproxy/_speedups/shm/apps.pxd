@@ -36,6 +36,8 @@ cdef class Apps:
     cdef bint was(self, Draft *draft)   # 1: the former table had this app under the same id
     cdef declare(self, bytes name, list services)
     cdef hide(self, bytes name)
+    # Another order of the regions (drafting.order) for every app.
+    cdef reorder(self)
     cdef assign_services(self, Draft *draft, Spec *spec)
     cdef dict services_of(self, Draft *draft)
     # The steps of a commit. build raises TableFull, and then nothing is built.

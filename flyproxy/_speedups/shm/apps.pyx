@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from flyproxy._speedups.shm.arena cimport arena_retire
 from flyproxy._speedups.shm.budget cimport BK_APP
 from flyproxy._speedups.shm.draft cimport (
-    Draft, Drafting, draft_build, draft_discard, draft_free, draft_publish, draft_reset_ring,
+    Draft, Drafting, draft_build, draft_discard, draft_free, draft_publish, draft_reorder, draft_reset_ring,
 )
 from flyproxy._speedups.shm.idpool cimport (
     idpool_close, idpool_forget, idpool_give, idpool_keep, idpool_open, idpool_take,
@@ -134,6 +134,16 @@ cdef class Apps:
         draft.declared = draft.hashes = 0
         self.declared -= 1
         draft_reset_ring(draft, &self.drafting)
+
+    cdef reorder(self):
+        cdef uint32_t id
+        cdef int changed
+        for id in self.by_name.values():
+            changed = draft_reorder(&self.drafts[id], &self.drafting)
+            if changed:
+                self.dirty(id)
+            if changed < 0:
+                raise MemoryError("the table writer's own memory is used up")
 
     cdef assign_services(self, Draft *draft, Spec *spec):
         """Ids and generations: those of the service with the same internal port, in order; new ones for the others."""

@@ -1,8 +1,10 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
+from flyproxy._speedups.shm.table cimport HOST_PORTS_MAX, ROLE_EDGE, ROLE_WORKER
 from flyproxy._speedups.shm.table_layout cimport HOST_MAX, NAME_MAX
 
 HEALTH = {"unknown": 0, "passing": 1, "critical": 2}
+ROLES = {"edge": ROLE_EDGE, "worker": ROLE_WORKER}
 
 
 cdef bytes name_bytes(str what, value, int most):
@@ -55,4 +57,28 @@ cdef int fill_machine(TMachine *out, id, ip16, int port, region, host, health, b
     out.port = port
     out.health = HEALTH[health]
     out.cordoned = cordoned
+    return 0
+
+
+cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles) except -1:
+    cdef uint32_t i
+    address = address_bytes(ip16)
+    memset(out, 0, sizeof(THost))
+    if not id:
+        raise ValueError("a host needs an id")
+    if len(ports) > HOST_PORTS_MAX or not all(0 < port <= 65535 for port in ports):
+        raise ValueError(f"ports {ports!r} of host {id!r} are not at most {HOST_PORTS_MAX} numbers from 1 to 65535")
+    if not 0 <= epoch < 1 << 32:
+        raise ValueError(f"epoch {epoch!r} of host {id!r} is not between 0 and {(1 << 32) - 1}")
+    for role in roles:
+        if role not in ROLES:
+            raise ValueError(f"role {role!r} of host {id!r} is not one of {', '.join(ROLES)}")
+        out.roles |= <uint8_t>ROLES[role]
+    out.id_n = fill_text(out.id, sizeof(out.id), "host", id)
+    out.region_n = fill_text(out.region, sizeof(out.region), "region", region)
+    memcpy(out.address, <const uint8_t *>address, 16)
+    out.epoch = epoch
+    out.nports = len(ports)
+    for i in range(out.nports):
+        out.ports[i] = ports[i]
     return 0

@@ -64,6 +64,7 @@ cdef enum:                      # Retry: flyproxy_retries_total{reason=...}
     RT_REFUSED
     RT_CONNECT_TIMEOUT
     RT_RESET
+    RT_HOST                     # the machine's host was not reached, or refused
     RT_COUNT
 
 cdef enum:                      # MemoryKind: flyproxy_worker_memory_bytes{kind=...}; gauges
@@ -72,6 +73,9 @@ cdef enum:                      # MemoryKind: flyproxy_worker_memory_bytes{kind=
     MEM_PIPES
     MEM_COUNT
 
+cdef enum:
+    HELLO_REASONS = 9           # HelloStatus: flyproxy_hellos_refused_total{reason=...}
+
 cdef struct WorkerCounters:     # one per process index
     uint64_t requests
     uint64_t accepted
@@ -79,6 +83,9 @@ cdef struct WorkerCounters:     # one per process index
     uint64_t limits[LIM_COUNT]
     uint64_t retries[RT_COUNT]
     uint64_t memory[MEM_COUNT]
+    uint64_t hellos_refused[HELLO_REASONS]
+    uint64_t transports         # gauge: connections with other proxies
+    uint64_t streams            # gauge: requests on them
     uint64_t turn_count         # flyproxy_engine_turn_seconds: time spent in a turn, sleep not counted
     uint64_t turn_sum_us
     uint64_t turn_buckets[BUCKETS + 1]

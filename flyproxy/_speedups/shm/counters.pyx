@@ -6,8 +6,8 @@ from flyproxy._speedups.errors cimport ERR_COUNT
 from flyproxy._speedups.shm.counters_layout cimport AreaHeader
 from flyproxy._speedups.shm.exposition cimport exposition_write
 from flyproxy._speedups.shm.platform cimport (
-    FP_BUCKETS_LE, FP_BUCKETS_US, FP_ERRORS, FP_LIMIT_NAMES, FP_MEMORY_NAMES, FP_RETRY_NAMES, fp_acquire_u32,
-    fp_load_u32, fp_load_u64, fp_release_u32, fp_store_u64,
+    FP_BUCKETS_LE, FP_BUCKETS_US, FP_ERRORS, FP_HELLO_NAMES, FP_LIMIT_NAMES, FP_MEMORY_NAMES, FP_RETRY_NAMES,
+    fp_acquire_u32, fp_load_u32, fp_load_u64, fp_release_u32, fp_store_u64,
 )
 from flyproxy._speedups.shm.segments cimport NOBODY, SEG_COUNTERS, Shm, shm_attach, shm_live, shm_unmap
 from flyproxy._speedups.shm.text cimport Text, text_free
@@ -186,7 +186,7 @@ cdef class CounterReader:
     def worker_totals(self):
         """{"requests": {process index: n}, "errors": {code: n}, "limits": {name: n}, "retries": {reason: n}, "memory":
         {kind: bytes in living processes}, "turn_buckets": {upper bound in seconds: turns up to it}, "turn_seconds":
-        sum}."""
+        sum, "hellos_refused": {reason: n}, "transports": open, "streams": open}."""
         cdef const WorkerCounters *worker
         cdef uint64_t live = shm_live(&self.shm)
         cdef uint32_t proc, i
@@ -195,6 +195,7 @@ cdef class CounterReader:
             "errors": {(<bytes>FP_ERRORS[i].code).decode(): 0 for i in range(1, <uint32_t>ERR_COUNT)},
             "retries": names(FP_RETRY_NAMES, RT_COUNT), "memory": names(FP_MEMORY_NAMES, MEM_COUNT),
             "turn_buckets": names(FP_BUCKETS_LE, BUCKETS + 1), "turn_seconds": 0.0,
+            "hellos_refused": names(FP_HELLO_NAMES, HELLO_REASONS), "transports": 0, "streams": 0,
         }
         for proc in range(self.shm.sizes.procs):
             if not (counters_used(&self.shm, proc) or live >> proc & 1):
@@ -204,8 +205,11 @@ cdef class CounterReader:
             add(totals["errors"], worker.errors + 1)
             add(totals["limits"], worker.limits)
             add(totals["retries"], worker.retries)
+            add(totals["hellos_refused"], worker.hellos_refused)
             if live >> proc & 1:
                 add(totals["memory"], worker.memory)
+                totals["transports"] += worker.transports
+                totals["streams"] += worker.streams
             add(totals["turn_buckets"], worker.turn_buckets)
             totals["turn_seconds"] += worker.turn_sum_us / 1e6
         so_far = 0

@@ -8,6 +8,7 @@ from flyproxy._speedups.shm.table_layout cimport DirEntry
 
 cdef struct Region:             # with at least one routable machine
     char name[16]
+    uint32_t distance           # 0 own, then the place in the order given, NOBODY: not in it
     uint32_t *slots
     uint32_t n
     uint32_t cap
@@ -43,6 +44,8 @@ cdef struct Drafting:           # what building needs to know of the writer
     Arena *arena
     const uint64_t *key
     const char *own_region      # 16 bytes, zero-filled
+    const char *order           # regions nearest first, 16 bytes each
+    uint32_t order_n
     const uint32_t *records     # newest record of each machine slot
     uint32_t *gone              # unpublished by the next commit: blocks to retire then
     uint32_t gone_n
@@ -51,6 +54,8 @@ cdef struct Drafting:           # what building needs to know of the writer
 # -1: no memory, nothing changed. `routable` 0: the machine only counts.
 cdef int draft_add_machine(Draft *draft, Drafting *with_, const TMachine *machine, int routable) noexcept nogil
 cdef void draft_remove_machine(Draft *draft, Drafting *with_, const TMachine *machine, int routable) noexcept nogil
+# Puts the regions into the order given. 1: they were in another, and the app is to be built anew; -1: no memory.
+cdef int draft_reorder(Draft *draft, Drafting *with_) noexcept nogil
 # Makes the ring what the nearest region's list says. -1: no memory.
 cdef int draft_reset_ring(Draft *draft, Drafting *with_) noexcept nogil
 # -1: the arena is full, nothing kept.

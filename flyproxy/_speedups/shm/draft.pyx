@@ -1,25 +1,39 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 from flyproxy._speedups.shm.arena cimport Arena, arena_at, arena_give, arena_retire, arena_take
 from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_siphash13, fp_store_u32
 from flyproxy._speedups.shm.ring cimport ring_add, ring_clear, ring_remove, ring_settle
+from flyproxy._speedups.shm.segments cimport NOBODY
 from flyproxy._speedups.shm.table cimport TApp
 from flyproxy._speedups.shm.table_layout cimport GRANULE, REGIONS_MAX, AppTail, RegionRef, ServiceTail
 
 
 # -- regions
-cdef int nearer(Drafting *with_, const char *a, const char *b) noexcept nogil:
-    """Below 0 when region a comes before b: the own one first, the others by name until distances are measured."""
-    cdef int own_a = memcmp(a, with_.own_region, 16) == 0
-    cdef int own_b = memcmp(b, with_.own_region, 16) == 0
-    return own_b - own_a if own_a != own_b else memcmp(a, b, 16)
+cdef uint32_t distance_of(const Drafting *with_, const char *name) noexcept nogil:
+    cdef uint32_t i
+    if memcmp(name, with_.own_region, 16) == 0:
+        return 0
+    for i in range(with_.order_n):
+        if memcmp(name, &with_.order[i * 16], 16) == 0:
+            return i + 1
+    return NOBODY
+
+
+cdef int nearer(const void *a, const void *b) noexcept nogil:
+    """Below 0 when region a comes before b: by distance, those that are as far as each other by name."""
+    cdef uint32_t x = (<const Region *>a).distance
+    cdef uint32_t y = (<const Region *>b).distance
+    return (x > y) - (x < y) if x != y else memcmp((<const Region *>a).name, (<const Region *>b).name, 16)
 
 
 cdef uint32_t region_rank(const Draft *draft, Drafting *with_, const char *name) noexcept nogil:
     """Where the region is, or where it belongs."""
+    cdef Region wanted
     cdef uint32_t i = 0
-    while i < draft.nregions and nearer(with_, draft.regions[i].name, name) < 0:
+    memcpy(wanted.name, name, 16)
+    wanted.distance = distance_of(with_, name)
+    while i < draft.nregions and nearer(&draft.regions[i], &wanted) < 0:
         i += 1
     return i
 
@@ -42,6 +56,7 @@ cdef Region *region_open(Draft *draft, Drafting *with_, const char *name) noexce
     memmove(&regions[rank + 1], &regions[rank], (draft.nregions - rank) * sizeof(Region))
     memset(&regions[rank], 0, sizeof(Region))
     memcpy(regions[rank].name, name, 16)
+    regions[rank].distance = distance_of(with_, name)
     draft.nregions += 1
     if rank == 0:
         ring_clear(&draft.ring)     # another region is the nearest now
@@ -57,6 +72,22 @@ cdef void region_close(Draft *draft, Drafting *with_, uint32_t rank) noexcept no
     memmove(region, region + 1, (draft.nregions - rank) * sizeof(Region))
     if rank == 0:
         draft_reset_ring(draft, with_)
+
+
+cdef int draft_reorder(Draft *draft, Drafting *with_) noexcept nogil:
+    cdef char nearest[16]
+    cdef uint32_t i
+    cdef int changed = 0
+    for i in range(draft.nregions):
+        draft.regions[i].distance = distance_of(with_, draft.regions[i].name)
+        changed |= i > 0 and nearer(&draft.regions[i - 1], &draft.regions[i]) > 0
+    if not changed:
+        return 0
+    memcpy(nearest, draft.regions[0].name, 16)
+    qsort(draft.regions, draft.nregions, sizeof(Region), nearer)
+    if memcmp(nearest, draft.regions[0].name, 16) != 0 and draft_reset_ring(draft, with_) < 0:
+        return -1
+    return 1
 
 
 # -- machines

@@ -1,4 +1,4 @@
-# One process's ring in the logs segment. Records are a 32-bit length and the bytes; both may wrap.
+# One process's ring in the logs segment: the text of the log itself, every line with its newline; it wraps anywhere.
 from libc.stdint cimport uint64_t, uint8_t
 
 cdef enum:

@@ -12,7 +12,7 @@ from flyproxy._speedups.shm.idpool cimport (
 from flyproxy._speedups.shm.platform cimport fp_release_u32, fp_store_u32
 from flyproxy._speedups.shm.segments cimport NOBODY
 from flyproxy._speedups.shm.table cimport TMachine, Table, table_slot
-from flyproxy._speedups.shm.table_layout cimport DirEntry
+from flyproxy._speedups.shm.table_layout cimport DirEntry, KeyBlock
 
 cdef enum:
     CRITICAL = 2                # TMachine.health
@@ -26,13 +26,13 @@ cdef inline int routable(const TMachine *machine) noexcept nogil:
 
 @cython.no_gc_clear
 cdef class Machines:
-    cdef open(self, Arena *arena, Apps apps, Table *former):
+    cdef open(self, Arena *arena, Apps apps, Hosts hosts, Names ids, Table *former):
         cdef const TMachine *machine
         cdef uint32_t slot
         cdef int error
         self.shm = apps.shm
         self.arena = arena
-        self.apps = apps
+        self.apps, self.hosts, self.ids = apps, hosts, ids
         self.room = apps.room
         self.former = former
         self.by_id, self.former_ids, self.dirty = {}, {}, []
@@ -69,6 +69,7 @@ cdef class Machines:
         if slot is not None:
             known = self.record(slot)
         record.app = draft.id
+        record.host_slot = self.hosts.slot_of(record.host[:record.host_n])
         if known == NULL or known.app != draft.id:
             try:
                 slot = self.new_slot(id, draft, known != NULL)
@@ -94,6 +95,11 @@ cdef class Machines:
         slot = self.by_id.pop(id, None)
         if slot is not None:
             self.withdraw(slot)
+            self.forget(id)
+
+    cdef forget(self, bytes id):
+        if self.ids.find(id) != NULL:
+            self.ids.remove(id)
 
     cdef new_slot(self, bytes id, Draft *draft, bint replaces):
         """The slot that the machine had in the former table, if it was the same app's, or a free one."""
@@ -129,6 +135,37 @@ cdef class Machines:
         self.records[slot] = ref
 
     # -- commit
+    cdef follow(self):
+        """Machines whose host has come or gone get new records. A failure half way leaves the rest for the next try."""
+        cdef const TMachine *record
+        cdef uint32_t slot, host, ref
+        for slot in self.by_id.values():
+            record = self.record(slot)
+            host = self.hosts.slot_of(record.host[:record.host_n])
+            if host == record.host_slot:
+                continue
+            ref = arena_take(self.arena, sizeof(TMachine))
+            if ref == 0:
+                raise self.room.memory_full()
+            memcpy(arena_at(self.arena, ref), record, sizeof(TMachine))
+            (<TMachine *>arena_at(self.arena, ref)).host_slot = host
+            self.stage(slot, ref)
+
+    cdef build(self):
+        cdef const TMachine *record
+        cdef const KeyBlock *known
+        cdef uint32_t slot
+        if self.hosts.moved and self.hosts.mesh:
+            self.follow()
+        for slot in self.dirty:
+            record = self.record(slot)
+            if self.records[slot] == 0 or not self.hosts.mesh:
+                continue
+            id = record.id[:record.id_n]
+            known = self.ids.find(id)
+            if (known == NULL or known.value != slot) and self.ids.put(id, slot) < 0:
+                raise self.room.memory_full()
+
     cdef publish(self, uint8_t *base):
         cdef DirEntry *entry
         cdef uint32_t slot, old

@@ -1,4 +1,5 @@
-# Host names or addresses as the writer keeps them: the published index, and what the next commit will change in it.
+# Host names, addresses or ids of machines as the writer keeps them: the published index, and what the next commit will
+# change in it.
 from libc.stdint cimport uint32_t, uint64_t
 from flyproxy._speedups.shm.arena cimport Arena
 from flyproxy._speedups.shm.index cimport Index
@@ -18,7 +19,7 @@ cdef class Names:
     # The newest block of a name, NULL: unknown.
     cdef const KeyBlock *find(self, bytes name)
     # -1: the arena is full, nothing changed.
-    cdef int put(self, bytes name, uint32_t app)
+    cdef int put(self, bytes name, uint32_t value)
     cdef void remove(self, bytes name)
     cdef void stage(self, bytes name, uint32_t ref)
     cdef void publish(self)

@@ -27,7 +27,7 @@ cdef class Names:
         return index_find(self.arena.base, <uint64_t>self.arena.end * GRANULE, self.index.word[0], self.hash(name),
                           <const char *>name, <uint32_t>len(name))
 
-    cdef int put(self, bytes name, uint32_t app):
+    cdef int put(self, bytes name, uint32_t value):
         cdef uint32_t n = <uint32_t>len(name)
         cdef bint known = self.find(name) != NULL
         cdef KeyBlock *block
@@ -39,7 +39,7 @@ cdef class Names:
         if ref == 0:
             return -1
         block = <KeyBlock *>arena_at(self.arena, ref)
-        block.app = app
+        block.value = value
         block.n = n
         memcpy(block.key, <const char *>name, n)
         self.stage(name, ref)

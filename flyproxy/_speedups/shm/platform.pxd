@@ -13,6 +13,7 @@ cdef extern from "fp_atomic.h" nogil:
     void fp_release_u64(uint64_t *p, uint64_t v) noexcept
     uint64_t fp_or_u64(uint64_t *p, uint64_t v) noexcept
     uint64_t fp_and_u64(uint64_t *p, uint64_t v) noexcept
+    int fp_cas_u64(uint64_t *p, uint64_t expected, uint64_t v) noexcept
     void fp_fence() noexcept
     void fp_fence_acquire() noexcept
     void fp_pause() noexcept
@@ -44,6 +45,7 @@ cdef extern from "fp_metrics.h" nogil:
     const uint64_t *FP_BUCKETS_US
     const char *const *FP_BUCKETS_LE
     const char *const *FP_LIMIT_NAMES
+    const char *const *FP_HELLO_NAMES
     const char *const *FP_RETRY_NAMES
     const char *const *FP_MEMORY_NAMES
 

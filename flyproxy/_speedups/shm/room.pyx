@@ -6,12 +6,15 @@ from flyproxy._speedups.shm.segments cimport SEG_TABLE0, shm_beat, shm_live
 from flyproxy._speedups.shm.table cimport EPOCH_OFFLINE
 
 
+NO_SETTING = "no setting raises that; remove the records of those that are gone"
+
+
 class TableFull(Exception):
-    """A fixed capacity of the table is used up. `capacity` says which, `setting` which setting raises it."""
+    """A fixed capacity of the table is used up. `capacity` says which, `setting` which setting raises it; "": none."""
 
     def __init__(self, capacity, limit, setting, remark=""):
-        super().__init__(f"the table is full: all {limit} {capacity} are in use{remark}; "
-                         f"raise {setting} in flyproxy.toml and restart flyproxy")
+        remedy = f"raise {setting} in flyproxy.toml and restart flyproxy" if setting else NO_SETTING
+        super().__init__(f"the table is full: all {limit} {capacity} are in use{remark}; {remedy}")
         self.capacity = capacity
         self.setting = setting
 

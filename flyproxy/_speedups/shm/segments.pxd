@@ -4,7 +4,8 @@
 #   root      header · slot owner words · one ProcBeat per process index      writers: master; state: the table_* words;
 #                                                                             each process its own beat
 #   table0/1  the VM table, twice: a restarted writer builds the other one and flips root.active_table   writer: state
-#   load      budgets (one word per process) and wait masks                    writers: workers, own words
+#   load      budgets (one word per process), wait masks, closeness of hosts,  writers: workers, own words; control:
+#             nonces seen                                                      closeness
 #   counters  series and histograms, one area per process index                writers: workers, own area
 #   logs      access-log rings, one per process index                          writers: worker and control
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -80,6 +81,7 @@ cdef struct Places:             # where everything is: byte offsets inside the s
     uint64_t app_dir            # table
     uint64_t machine_dir
     uint64_t service_dir
+    uint64_t host_dir
     uint64_t raw_ports
     uint64_t http_ports
     uint64_t arena
@@ -87,6 +89,8 @@ cdef struct Places:             # where everything is: byte offsets inside the s
     uint32_t budget_n[BUDGET_KINDS]     # indexes of each kind
     uint64_t budget_stride
     uint64_t waits
+    uint64_t host_words
+    uint64_t replay
     uint64_t counters_stride    # counters: bytes of one process's area, and offsets inside it
     uint64_t app_index
     uint64_t machine_index

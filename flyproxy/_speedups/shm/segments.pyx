@@ -11,13 +11,14 @@ from flyproxy._speedups.shm.logring_layout cimport RING_BYTES, LogRing
 from flyproxy._speedups.shm.platform cimport (
     FP_SEGMENT_NAMES, fp_eventfd_wake, fp_file_size, fp_map, fp_memfd, fp_siphash13,
 )
-from flyproxy._speedups.shm.table cimport TApp, TMachine, TPort, TService
+from flyproxy._speedups.shm.replay cimport REPLAY_BYTES
+from flyproxy._speedups.shm.table cimport HOSTS_MAX, THost, TApp, TMachine, TPort, TService
 from flyproxy._speedups.shm.table_layout cimport (
     HEADER_BYTES, SLOT_BITS, AppTail, DirEntry, IndexSlot, KeyBlock, RegionRef, ServiceTail, TableHeader, Wait,
 )
 
 cdef enum:
-    LAYOUT_VERSION = 1          # raised by hand when meaning changes and sizes do not
+    LAYOUT_VERSION = 2          # raised by hand when meaning changes and sizes do not
     PAGE = 4096
 
 cdef uint64_t MAGIC = 0x31797870796c66  # "flypxy1"
@@ -52,10 +53,12 @@ cdef void place_table(const Sizes *sizes, Places *out) noexcept nogil:
     out.app_dir = HEADER_BYTES
     out.machine_dir = up(out.app_dir + sizes.apps * sizeof(DirEntry), 64)
     out.service_dir = up(out.machine_dir + sizes.machines * sizeof(DirEntry), 64)
-    out.raw_ports = up(out.service_dir + out.services * sizeof(DirEntry), 64)
+    out.host_dir = up(out.service_dir + out.services * sizeof(DirEntry), 64)
+    out.raw_ports = up(out.host_dir + HOSTS_MAX * sizeof(DirEntry), 64)
     out.http_ports = out.raw_ports + 65536 * sizeof(uint32_t)
     out.arena = up(out.http_ports + 65536, PAGE)
-    need = (<uint64_t>sizes.hostnames + sizes.addresses + sizes.machines) * 192 + sizes.apps * <uint64_t>1024
+    need = (<uint64_t>sizes.hostnames + sizes.addresses) * 192 + sizes.machines * <uint64_t>288
+    need += sizes.apps * <uint64_t>1024
     out.size[SEG_TABLE0] = up(out.arena + 2 * need + (<uint64_t>64 << 20), PAGE)
     out.size[SEG_TABLE1] = out.size[SEG_TABLE0]
 
@@ -72,7 +75,9 @@ cdef void place_load(const Sizes *sizes, Places *out) noexcept nogil:
         out.budget[kind] = at
         at += out.budget_n[kind] * out.budget_stride
     out.waits = at
-    out.size[SEG_LOAD] = up(at + out.services * sizeof(Wait), PAGE)
+    out.host_words = up(at + out.services * sizeof(Wait), 64)
+    out.replay = up(out.host_words + HOSTS_MAX * sizeof(uint64_t), PAGE)
+    out.size[SEG_LOAD] = up(out.replay + REPLAY_BYTES, PAGE)
 
 
 cdef void place_counters(const Sizes *sizes, Places *out) noexcept nogil:
@@ -130,7 +135,8 @@ cdef uint64_t shm_layout(const Sizes *sizes) noexcept nogil:
     parts[23] = sizes.procs
     parts[24] = sizes.slots
     parts[25] = SLOT_BITS
-    return fp_siphash13(key, parts, 26 * 8) ^ fp_siphash13(key, &at, sizeof(Places))
+    parts[26] = sizeof(THost)
+    return fp_siphash13(key, parts, 27 * 8) ^ fp_siphash13(key, &at, sizeof(Places))
 
 
 # -- creation

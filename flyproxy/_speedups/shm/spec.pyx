@@ -67,6 +67,7 @@ cdef int parse_port(dict record, uint32_t service, TPort *out) except -1:
         out.handlers |= <uint16_t>one_of(HANDLERS, "handler", handler)
     out.force_https = bool(record.get("force_https"))
     out.pristine = bool(record.get("pristine"))
+    out.h2_backend = bool(record.get("h2_backend"))
     out.proxy_version = number(record, "proxy_version", 2)
     if out.handlers & H_PROXY_PROTO and out.proxy_version == 0:
         out.proxy_version = 1       # fly.toml's default

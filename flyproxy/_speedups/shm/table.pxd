@@ -10,6 +10,16 @@ from flyproxy._speedups.shm.segments cimport Shm
 cdef enum:
     EPOCH_OFFLINE = 0           # ProcBeat.epoch of a reader that holds nothing
 
+cdef enum:
+    HOSTS_MAX = 1024            # hosts of the mesh; every host slot is below
+    HOST_PORTS_MAX = 64         # backhaul ports of one host
+    HOST_HERE = 0xFFFFFFFF      # TMachine.host_slot: this host's, or of no host: connect to its address directly
+    HOST_UNKNOWN = 0xFFFFFFFE   # TMachine.host_slot: its host has no record: it cannot be reached
+
+cdef enum HostRole:
+    ROLE_EDGE = 1
+    ROLE_WORKER = 2
+
 cdef enum Handler:
     H_HTTP = 1
     H_TLS = 2
@@ -46,7 +56,8 @@ cdef struct TPort:              # what one public port (range) of an app means
     uint8_t force_https
     uint8_t pristine
     uint8_t proxy_version       # PROXY protocol towards the VM when H_PROXY_PROTO: 1 or 2
-    uint8_t pad[3]
+    uint8_t h2_backend          # http_options.h2_backend: HTTP/2 with prior knowledge towards the VM
+    uint8_t pad[2]
     uint32_t service            # index for table_service
     uint32_t idle_timeout_ms    # http_options.idle_timeout; 0: the proxy's own
     uint32_t head_timeout_ms    # http_options.headers_read_timeout; 0: the proxy's own
@@ -72,6 +83,7 @@ cdef struct TMachine:           # 128 bytes
     uint32_t slot               # index of its budgets and load word
     uint32_t generation         # of this slot
     uint32_t app                # TApp.id
+    uint32_t host_slot          # slot of its host's THost, HOST_HERE or HOST_UNKNOWN
     uint16_t port               # overrides internal_port; 0: does not
     uint16_t region_n
     uint8_t address[16]         # v4 as v4-mapped
@@ -82,6 +94,19 @@ cdef struct TMachine:           # 128 bytes
     char id[40]
     char region[16]
     char host[32]
+
+cdef struct THost:              # a host of the mesh
+    uint32_t slot               # index of its load word (closeness.pxd)
+    uint32_t generation         # of this slot
+    uint32_t epoch              # of its last boot that is known: seconds since 1970
+    uint16_t nports             # at most HOST_PORTS_MAX; 0: it takes no backhaul connections
+    uint8_t id_n
+    uint8_t region_n
+    uint8_t roles               # HostRole bits
+    uint8_t address[16]         # in the mesh; v4 as v4-mapped
+    uint16_t ports[64]          # backhaul ports, one per slot of that host's proxy
+    char id[32]
+    char region[16]
 
 cdef struct Table:              # one reader; lives in the worker
     Shm *shm
@@ -109,9 +134,17 @@ cdef const TPort *table_port(Table *t, const TApp *app, uint16_t port) noexcept 
 # 1 when some app has an http service on this port (shared addresses then speak HTTP there).
 cdef int table_http_port(Table *t, uint16_t port) noexcept nogil
 cdef const TService *table_service(Table *t, const TApp *app, uint32_t service) noexcept nogil
+# The first service with this internal port.
+cdef const TService *table_service_by_port(Table *t, const TApp *app, uint16_t internal_port) noexcept nogil
 cdef const TService *table_service_by_id(Table *t, uint32_t id, uint32_t generation) noexcept nogil
 # NULL when the slot now holds another machine or none.
 cdef const TMachine *table_machine(Table *t, uint32_t slot, uint32_t generation) noexcept nogil
+# The machine of an id, wherever it is; NULL also when the writer was made without a mesh: it keeps no such index.
+cdef const TMachine *table_machine_by_id(Table *t, const char *id, uint32_t n) noexcept nogil
+# The host in a slot, whatever the generation; NULL: nobody.
+cdef const THost *table_host(Table *t, uint32_t slot) noexcept nogil
+# A scan over all hosts: for handshakes, not for requests.
+cdef const THost *table_host_by_id(Table *t, const char *id, uint32_t n) noexcept nogil
 # Lists for route/: the r-th nearest region's routable machines (slot indexes), *n entries.
 cdef const uint32_t *table_candidates(Table *t, const TService *s, uint32_t r, uint32_t *n) noexcept nogil
 # The consistent-hash ring of the service's nearest region: sorted points, hash in the upper 40 bits, slot in the lower

@@ -1,6 +1,6 @@
 # Look-ups in the VM table: lock-free, without Python, every reference and count checked before use (table_blocks.pxd).
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 from flyproxy._speedups.shm.index cimport index_find
 from flyproxy._speedups.shm.platform cimport (
     fp_acquire_u32, fp_acquire_u64, fp_fence, fp_fence_acquire, fp_load_u32, fp_load_u64, fp_prefetch,
@@ -72,7 +72,7 @@ cdef inline const TApp *app_by_name(Table *t, const char *host, uint32_t n) noex
     cdef const TableHeader *header = <const TableHeader *>t.base
     cdef uint64_t word = fp_acquire_u64(&header.hosts)
     cdef const KeyBlock *key = index_find(t.base, t.size, word, table_hash(t, host, n), host, n)
-    return table_app_by_id(t, key.app) if key != NULL else NULL
+    return table_app_by_id(t, key.value) if key != NULL else NULL
 
 
 cdef const TApp *table_app_by_host(Table *t, const char *host, uint32_t host_n) noexcept nogil:
@@ -103,9 +103,9 @@ cdef int table_address(Table *t, const uint8_t *address, const TApp **app) noexc
     key = index_find(t.base, t.size, fp_acquire_u64(&header.addresses), table_hash(t, address, 16), address, 16)
     if key == NULL:
         return ADDR_UNKNOWN
-    if key.app == NOBODY:
+    if key.value == NOBODY:
         return ADDR_SHARED
-    found = table_app_by_id(t, key.app)
+    found = table_app_by_id(t, key.value)
     if found == NULL:
         return ADDR_UNKNOWN
     app[0] = found
@@ -152,6 +152,17 @@ cdef const TService *table_service(Table *t, const TApp *app, uint32_t service) 
     return s if s.key_n <= NAME_MAX else NULL
 
 
+cdef const TService *table_service_by_port(Table *t, const TApp *app, uint16_t internal_port) noexcept nogil:
+    cdef Parts parts
+    cdef uint32_t i
+    if not parts_of(t, app, &parts):
+        return NULL
+    for i in range(parts.nservices):
+        if service_in(&parts, i).internal_port == internal_port:
+            return table_service(t, app, i)
+    return NULL
+
+
 cdef const TService *table_service_by_id(Table *t, uint32_t id, uint32_t generation) noexcept nogil:
     cdef const DirEntry *entry
     cdef const TApp *app
@@ -193,6 +204,13 @@ cdef const TMachine *table_machine(Table *t, uint32_t slot, uint32_t generation)
     return machine if machine != NULL and machine.generation == generation else NULL
 
 
+cdef const TMachine *table_machine_by_id(Table *t, const char *id, uint32_t n) noexcept nogil:
+    cdef uint64_t word = fp_acquire_u64(&(<const TableHeader *>t.base).machines)
+    cdef const KeyBlock *key = index_find(t.base, t.size, word, table_hash(t, id, n), id, n)
+    cdef const TMachine *machine = table_slot(t, key.value) if key != NULL else NULL
+    return machine if machine != NULL and machine.id_n == n and memcmp(machine.id, id, n) == 0 else NULL
+
+
 cdef void table_prefetch_slot(Table *t, uint32_t slot) noexcept nogil:
     if slot < t.shm.sizes.machines:
         fp_prefetch(<const DirEntry *>(t.base + t.shm.at.machine_dir) + slot)
@@ -205,6 +223,29 @@ cdef void table_prefetch_machine(Table *t, uint32_t slot) noexcept nogil:
         machine = block(t, fp_acquire_u32(&entry.ref), sizeof(TMachine))
         if machine != NULL:
             fp_prefetch(machine)
+
+
+# -- hosts
+cdef const THost *table_host(Table *t, uint32_t slot) noexcept nogil:
+    cdef const DirEntry *entry
+    cdef const THost *host
+    if slot >= HOSTS_MAX:
+        return NULL
+    entry = <const DirEntry *>(t.base + t.shm.at.host_dir) + slot
+    host = <const THost *>block(t, fp_acquire_u32(&entry.ref), sizeof(THost))
+    if host == NULL or host.slot != slot or host.nports > HOST_PORTS_MAX:
+        return NULL
+    return host if host.id_n < sizeof(host.id) and host.region_n < sizeof(host.region) else NULL
+
+
+cdef const THost *table_host_by_id(Table *t, const char *id, uint32_t n) noexcept nogil:
+    cdef uint32_t slots = min(fp_load_u32(&(<const TableHeader *>t.base).host_ids), <uint32_t>HOSTS_MAX), slot
+    cdef const THost *host
+    for slot in range(slots):
+        host = table_host(t, slot)
+        if host != NULL and host.id_n == n and memcmp(host.id, id, n) == 0:
+            return host
+    return NULL
 
 
 # -- lists for route/

@@ -26,6 +26,7 @@ cdef struct TableHeader:        # at offset 0
     uint64_t published_ns       # CLOCK_MONOTONIC of the last commit
     uint64_t hosts              # index word: reference | log2(slots) << 32; one store flips the whole index
     uint64_t addresses          # likewise
+    uint64_t machines           # likewise: ids of machines, in a mesh
     uint32_t wildcards          # host names that begin with "*."
     uint32_t app_ids            # directory entries in use are below these
     uint32_t machine_ids
@@ -34,11 +35,13 @@ cdef struct TableHeader:        # at offset 0
     uint32_t nhostnames
     uint32_t naddresses
     uint32_t nmachines
+    uint32_t host_ids
+    uint32_t nhosts
     uint64_t arena_used         # bytes
     uint64_t retired            # bytes that wait for readers
     uint64_t refused            # changes refused with TableFull since the segment was built
 
-cdef struct DirEntry:           # app_dir, machine_dir; service_dir: ref is the app id + 1
+cdef struct DirEntry:           # app_dir, machine_dir, host_dir; service_dir: ref is the app id + 1
     uint32_t ref
     uint32_t generation         # the writer's note, for the next writer
 
@@ -47,8 +50,8 @@ cdef struct IndexSlot:          # open addressing, linear probing, at most half 
     uint32_t ref                # KeyBlock, REF_EMPTY or REF_GONE
     uint32_t pad
 
-cdef struct KeyBlock:           # a host name or a 16-byte address
-    uint32_t app                # app id; NOBODY: shared by every app that has a hostname
+cdef struct KeyBlock:           # a host name, a 16-byte address or a machine's id
+    uint32_t value              # app id, NOBODY: shared by every app that has a hostname; of a machine its slot
     uint32_t n
     char key[1]                 # n bytes
 

@@ -1,12 +1,13 @@
 # The VM table for Python: whole records, copied out.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_sum
 from flyproxy._speedups.shm.platform cimport fp_load_u64
 from flyproxy._speedups.shm.segments cimport NOBODY, Shm, shm_attach, shm_unmap
 from flyproxy._speedups.shm.table cimport (
-    ADDR_SHARED, ADDR_UNKNOWN, BAL_LEAST, CT_REQUESTS, H_HTTP, H_PG_TLS, H_PROXY_PROTO, H_TLS, TApp, TMachine,
-    TPort, TService, Table, table_address, table_app_by_host, table_app_by_id, table_candidates, table_enter,
-    table_init, table_mark, table_recycled, table_service, table_slot,
+    ADDR_SHARED, ADDR_UNKNOWN, BAL_LEAST, CT_REQUESTS, H_HTTP, H_PG_TLS, H_PROXY_PROTO, H_TLS, HOST_PORTS_MAX,
+    HOSTS_MAX, ROLE_EDGE, ROLE_WORKER, THost, TApp, TMachine, TPort, TService, Table, table_address,
+    table_app_by_host, table_app_by_id, table_candidates, table_enter, table_host, table_init, table_mark,
+    table_recycled, table_service, table_slot,
 )
 from flyproxy._speedups.shm.table_blocks cimport Parts, parts_of
 from flyproxy._speedups.shm.table_layout cimport TableHeader
@@ -16,6 +17,7 @@ cdef enum:
 
 HEALTH = ("unknown", "passing", "critical")
 HANDLERS = {"http": H_HTTP, "tls": H_TLS, "proxy_proto": H_PROXY_PROTO, "pg_tls": H_PG_TLS}
+ROLES = {"edge": ROLE_EDGE, "worker": ROLE_WORKER}
 
 
 cdef class TableReader:
@@ -41,7 +43,7 @@ cdef class TableReader:
             result = copy(argument)
             if not table_recycled(&self.table, mark):
                 return result
-        raise TimeoutError(f"the table changed under {TRIES} _try to read one record; try again")
+        raise TimeoutError(f"the table changed under {TRIES} tries to read one record; try again")
 
     @property
     def revision(self):
@@ -63,13 +65,13 @@ cdef class TableReader:
 
     def usage(self):
         """Bytes `used`, bytes `waiting` for readers, changes `refused` for want of room, and the published numbers of
-        `apps`, `hostnames`, `addresses` and `machines`."""
+        `apps`, `hostnames`, `addresses`, `machines` and `hosts`."""
         table_enter(&self.table)
         cdef const TableHeader *header = <const TableHeader *>self.table.base
         return {
             "used": header.arena_used, "waiting": header.retired, "refused": header.refused,
             "apps": header.napps, "hostnames": header.nhostnames, "addresses": header.naddresses,
-            "machines": header.nmachines,
+            "machines": header.nmachines, "hosts": header.nhosts,
         }
 
     def lookup_host(self, str host):
@@ -95,6 +97,14 @@ cdef class TableReader:
         n = min((<const TableHeader *>self.table.base).machine_ids, self.shm.sizes.machines)
         found = (self.whole(self._machine, slot) for slot in range(n))
         return [machine for machine in found if machine is not None]
+
+    def hosts(self):
+        """Every host as {slot, id, region, address (16 bytes), ports, epoch, roles}."""
+        cdef uint32_t n
+        table_enter(&self.table)
+        n = min((<const TableHeader *>self.table.base).host_ids, <uint32_t>HOSTS_MAX)
+        found = (self.whole(self._one_host, slot) for slot in range(n))
+        return [host for host in found if host is not None]
 
     # Copies, each for `whole`.
     def _host(self, bytes host):
@@ -157,6 +167,17 @@ cdef class TableReader:
             "generation": m.generation, "in_flight": budget_sum(&self.shm, BK_INFLIGHT, slot),
         }
 
+    def _one_host(self, uint32_t slot):
+        cdef const THost *h = table_host(&self.table, slot)
+        cdef uint32_t i
+        if h == NULL:
+            return None
+        return {
+            "slot": slot, "id": text(h.id, h.id_n, 32), "region": text(h.region, h.region_n, 16),
+            "address": h.address[:16], "ports": [h.ports[i] for i in range(min(h.nports, <uint16_t>HOST_PORTS_MAX))],
+            "epoch": h.epoch, "roles": [name for name, bit in ROLES.items() if h.roles & bit],
+        }
+
 
 cdef str text(const char *p, uint32_t n, uint32_t cap):
     """At most `cap` characters, whatever the count says."""
@@ -167,6 +188,7 @@ cdef dict port_record(const TPort *port):
     return {
         "start": port.start, "end": port.end,
         "handlers": [name for name, bit in HANDLERS.items() if port.handlers & bit],
-        "force_https": bool(port.force_https), "pristine": bool(port.pristine), "proxy_version": port.proxy_version,
+        "force_https": bool(port.force_https), "pristine": bool(port.pristine),
+        "h2_backend": bool(port.h2_backend), "proxy_version": port.proxy_version,
         "idle_timeout_ms": port.idle_timeout_ms, "headers_read_timeout_ms": port.head_timeout_ms,
     }

@@ -10,8 +10,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from flyproxy._speedups.shm.apps cimport Apps
 from flyproxy._speedups.shm.arena cimport Arena, arena_close, arena_open, arena_recycle
-from flyproxy._speedups.shm.checks cimport address_bytes, app_bytes, fill_machine, host_bytes, region_bytes
+from flyproxy._speedups.shm.checks cimport (
+    address_bytes, app_bytes, fill_host, fill_machine, host_bytes, region_bytes,
+)
 from flyproxy._speedups.shm.grace cimport grace_advance, grace_announce_reuse, grace_oldest
+from flyproxy._speedups.shm.hosts cimport Hosts
 from flyproxy._speedups.shm.machines cimport Machines
 from flyproxy._speedups.shm.names cimport Names
 from flyproxy._speedups.shm.platform cimport (
@@ -20,9 +23,9 @@ from flyproxy._speedups.shm.platform cimport (
 )
 from flyproxy._speedups.shm.room cimport Room
 from flyproxy._speedups.shm.segments cimport (
-    NOBODY, SEG_ROOT, SEG_TABLE0, SEG_TABLE1, Shm, shm_attach, shm_live, shm_unmap, shm_wake,
+    NOBODY, SEG_LOAD, SEG_ROOT, SEG_TABLE0, SEG_TABLE1, Shm, shm_attach, shm_live, shm_unmap, shm_wake,
 )
-from flyproxy._speedups.shm.table cimport TMachine, Table, table_init
+from flyproxy._speedups.shm.table cimport THost, TMachine, Table, table_init
 from flyproxy._speedups.shm.table_layout cimport KeyBlock, TableHeader
 from flyproxy._speedups.shm.room import TableFull  # no-cython-lint: part of the door
 
@@ -34,35 +37,41 @@ READERS_WAIT_S = 5.0            # longer than the master lets a stuck worker liv
 cdef class TableWriter:
     """Publishes the VM table. One living instance per set of segments: the former state process is dead before.
 
-    `fds`: {segment name: descriptor}, "root", "table0" and "table1" opened for writing. `wake_fds`: {process index:
-    eventfd}. `region`, `host`: this host's; the own region is the nearest one. `hash_key`: 16 bytes, the cluster's, so
-    that all edges agree on consistent hashing. Call reset() before anything else. Records may come in any order; what
-    names an app that is not there shows when the app comes."""
+    `fds`: {segment name: descriptor}, "root", "table0", "table1" and "load" opened for writing. `wake_fds`: {process
+    index: eventfd}. `region`, `host`: this host's; the own region is the nearest one. `hash_key`: 16 bytes, the
+    cluster's, so that all edges agree on consistent hashing. `mesh`: machines of other hosts are reached through those;
+    without it every machine is at its own address. Call reset() before anything else. Records may come in any order;
+    what names an app or a host that is not there shows when that comes."""
     cdef Shm shm
     cdef Arena arena
     cdef Room room
     cdef Apps apps
     cdef Machines machines
-    cdef Names hosts
+    cdef Hosts hosts
+    cdef Names hostnames
     cdef Names addresses
+    cdef Names ids                  # of a mesh's machines
     cdef Table former               # as it was active at reset
     cdef char own_region[16]
+    cdef bytes region_order         # nearest first, 16 bytes each
     cdef uint64_t hash_key[2]
     cdef uint8_t *base              # of the segment being written, NULL before reset
     cdef uint32_t segment           # 0 or 1
     cdef uint64_t generation        # of the last commit
 
-    def __cinit__(self, dict fds, dict wake_fds, str region, str host, bytes hash_key):
+    def __cinit__(self, dict fds, dict wake_fds, str region, str host, bytes hash_key, bint mesh=False):
         own = region_bytes(region)
         if len(hash_key) != 16:
             raise ValueError(f"hash_key has {len(hash_key)} bytes; it must have 16")
-        shm_attach(&self.shm, fds, 1 << SEG_ROOT | 1 << SEG_TABLE0 | 1 << SEG_TABLE1, NOBODY)
+        shm_attach(&self.shm, fds, 1 << SEG_ROOT | 1 << SEG_TABLE0 | 1 << SEG_TABLE1 | 1 << SEG_LOAD, NOBODY)
         for proc, fd in wake_fds.items():
             self.shm.wake_fd[<uint32_t>proc & 63] = fd
         memcpy(self.own_region, <const char *>own, len(own))
         memcpy(self.hash_key, <const char *>hash_key, 16)
-        self.room, self.apps, self.machines = Room(), Apps(), Machines()
-        self.hosts, self.addresses = Names(), Names()
+        self.region_order = b""
+        self.room, self.apps, self.machines, self.hosts = Room(), Apps(), Machines(), Hosts()
+        self.hostnames, self.addresses, self.ids = Names(), Names(), Names()
+        self.hosts.own, self.hosts.mesh = host.encode(), mesh
         self.room.shm = &self.shm
         self.room.arena = &self.arena
 
@@ -108,19 +117,23 @@ cdef class TableWriter:
             raise MemoryError("the table writer's own memory could not be allocated")
         self.room.refused = 0
         self.apps.open(&self.shm, self.room, &self.former)
-        self.machines.open(&self.arena, self.apps, &self.former)
+        self.hosts.open(&self.arena, self.room, &self.former)
+        self.machines.open(&self.arena, self.apps, self.hosts, self.ids, &self.former)
         self.apps.drafting.arena = &self.arena
         self.apps.drafting.key = header.key
         self.apps.drafting.own_region = self.own_region
         self.apps.drafting.records = self.machines.records
-        self.hosts.open(&self.arena, &header.hosts, header.key)
+        self.order_regions()
+        self.hostnames.open(&self.arena, &header.hosts, header.key)
         self.addresses.open(&self.arena, &header.addresses, header.key)
+        self.ids.open(&self.arena, &header.machines, header.key)
         self.base = base
 
     cdef close(self):
         self.base = NULL
         if self.machines is not None:       # None when __cinit__ has failed
             self.machines.close()
+            self.hosts.close()
             self.apps.close()
             arena_close(&self.arena)
 
@@ -142,11 +155,11 @@ cdef class TableWriter:
 
     def put_hostname(self, str host, str app):
         """`host`: lower case; "*.NAME" stands for exactly one more label. Raises ValueError, TableFull."""
-        self.put_name(self.hosts, host_bytes(host), app, "hostnames", self.shm.sizes.hostnames)
+        self.put_name(self.hostnames, host_bytes(host), app, "hostnames", self.shm.sizes.hostnames)
 
     def remove_hostname(self, str host):
         """Nothing happens when it is not there."""
-        self.remove_name(self.hosts, host_bytes(host))
+        self.remove_name(self.hostnames, host_bytes(host))
 
     def put_address(self, ip16, app):
         """`ip16`: 16 bytes, v4 as v4-mapped; `app` None: shared by every app that has a hostname. Raises ValueError,
@@ -171,6 +184,34 @@ cdef class TableWriter:
         self.check_open()
         self.machines.remove(id.encode())
 
+    def put_host(self, str id, str region, ip16, list ports, epoch, list roles):
+        """Adds a host of the mesh or replaces its record. `ip16`: its mesh address; `ports`: of its backhaul, at most
+        64, one per slot, none if it takes no connections; `epoch`: seconds since 1970 of its boot; `roles`: "edge",
+        "worker". Raises ValueError, TableFull; then nothing changed."""
+        cdef THost record
+        self.check_open()
+        fill_host(&record, id, region, ip16, ports, epoch, roles)
+        self.hosts.put(id.encode(), &record)
+
+    def remove_host(self, str id):
+        """Its machines stay, and cannot be reached until it comes back. Nothing happens when it is not there."""
+        self.check_open()
+        self.hosts.remove(id.encode())
+
+    def set_region_order(self, list regions):
+        """The regions nearest first, for the lists of all apps from the next commit on, and after reset too. The own
+        one is always the nearest; those that are not named come last, by name. Raises ValueError."""
+        order = b"".join([region_bytes(region).ljust(16, b"\0") for region in regions])
+        if order != self.region_order:
+            self.region_order = order
+            self.order_regions()
+
+    cdef order_regions(self):
+        self.apps.drafting.order = self.region_order
+        self.apps.drafting.order_n = <uint32_t>(len(self.region_order) // 16)
+        if self.base != NULL:
+            self.apps.reorder()
+
     cdef put_name(self, Names names, bytes name, app, str what, uint32_t limit):
         cdef const KeyBlock *known
         cdef uint32_t id = NOBODY, before = NOBODY
@@ -181,7 +222,7 @@ cdef class TableWriter:
         if app is not None:
             id = self.apps.of(app_bytes(app)).id
         if known != NULL:
-            before = known.app
+            before = known.value
             if before == id:
                 return
         if names.put(name, id) < 0:
@@ -194,7 +235,7 @@ cdef class TableWriter:
         self.check_open()
         known = names.find(name)
         if known != NULL:
-            self.apps.count_ref(known.app, -1)
+            self.apps.count_ref(known.value, -1)
             names.remove(name)
 
     # -- publishing
@@ -203,12 +244,16 @@ cdef class TableWriter:
         wakes the engines. After reset it flips the active segment. Raises TableFull when the table's memory is used up:
         then nothing is published, and the next commit tries again."""
         self.check_open()
+        self.machines.build()
         self.apps.build()
+        self.hosts.publish(self.base)
         self.machines.publish(self.base)
         self.apps.publish(self.base)
-        self.hosts.publish()
+        self.hostnames.publish()
         self.addresses.publish()
+        self.ids.publish()
         self.machines.unpublish(self.base)
+        self.hosts.unpublish(self.base)
         self.announce(revision)
         self.apps.collect()
         arena_recycle(&self.arena)
@@ -216,13 +261,15 @@ cdef class TableWriter:
     cdef announce(self, uint64_t revision):
         cdef TableHeader *header = <TableHeader *>self.base
         cdef uint64_t live = shm_live(&self.shm)
-        fp_store_u32(&header.wildcards, self.hosts.wildcards)
+        fp_store_u32(&header.wildcards, self.hostnames.wildcards)
         fp_store_u32(&header.napps, self.apps.declared)
-        fp_store_u32(&header.nhostnames, self.hosts.count)
+        fp_store_u32(&header.nhostnames, self.hostnames.count)
         fp_store_u32(&header.naddresses, self.addresses.count)
         fp_store_u32(&header.nmachines, <uint32_t>len(self.machines.by_id))
+        fp_store_u32(&header.nhosts, <uint32_t>len(self.hosts.by_id))
         fp_store_u32(&header.app_ids, self.apps.ids.fresh)
         fp_store_u32(&header.machine_ids, self.machines.slots.fresh)
+        fp_store_u32(&header.host_ids, self.hosts.slots.fresh)
         fp_store_u32(&header.service_ids, self.apps.service_ids.fresh)
         fp_store_u64(&header.arena_used, self.arena.used)
         fp_store_u64(&header.retired, self.arena.waiting)
@@ -241,10 +288,10 @@ cdef class TableWriter:
 
     def usage(self):
         """Numbers of the table being written: bytes `used` (at `peak`), `waiting` for readers, changes `refused`, and
-        how many apps, hostnames, addresses and machines there are."""
+        how many apps, hostnames, addresses, machines and hosts there are."""
         self.check_open()
         return {
             "used": self.arena.used, "peak": self.arena.peak, "waiting": self.arena.waiting,
             "refused": self.room.refused, "apps": len(self.apps.by_name), "machines": len(self.machines.by_id),
-            "hostnames": self.hosts.count, "addresses": self.addresses.count,
+            "hostnames": self.hostnames.count, "addresses": self.addresses.count, "hosts": len(self.hosts.by_id),
         }
