@@ -30,6 +30,7 @@ FLAVOURS = {
     "asan": (["-O1", "-DFLYPROXY_DEBUG=1", *SANITIZE], SANITIZE),
     "fuzz": (["-O1", "-DFLYPROXY_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined"], SANITIZE),
 }
+LIBRARIES = {"hello": ["crypto"]}  # by module
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
     "auto_pickle": False, "embedsignature": True, "binding": True, "warn.undeclared": False, "warn.unreachable": True,
@@ -85,7 +86,7 @@ def extensions() -> list[Extension]:
             sources += [str(CSRC / "pico_sse42.c"), str(CSRC / "pico_plain.c")]
         found.append(Extension(
             ".".join(path.with_suffix("").parts), sources, include_dirs=includes, depends=headers,
-            extra_compile_args=[*COMMON, *cflags], extra_link_args=ldflags,
+            libraries=LIBRARIES.get(path.stem, []), extra_compile_args=[*COMMON, *cflags], extra_link_args=ldflags,
         ))
     if not found:
         sys.exit("setup.py: no .pyx found under flyproxy/_speedups; is the source distribution complete?")

@@ -2,4 +2,6 @@
 
 from typing import Literal
 
-def run(target: Literal["request", "response", "chunked", "proxy", "hpack", "frames"] | str, data: bytes) -> int: ...
+def run(
+    target: Literal["request", "response", "chunked", "proxy", "hello", "hpack", "frames"] | str, data: bytes
+) -> int: ...

@@ -18,6 +18,9 @@ from flyproxy._speedups.proto.http1 cimport (
     http1_emit_request, http1_emit_response, http1_parse_request, http1_parse_response,
 )
 from flyproxy._speedups.proto.head cimport HEADERS_CAP, Header
+from flyproxy._speedups.proto.hello cimport (
+    HA_MALFORMED, HELLO_KEY, HELLO_MAX, Hello, hello_authentic, hello_parse, hello_write,
+)
 from flyproxy._speedups.proto.hpack cimport FF_INDEX, HpackOut, HpackTable, hpack_clear, hpack_decode, hpack_init
 from flyproxy._speedups.proto.hpack_encode cimport hpack_begin, hpack_put, hpack_room
 from flyproxy._speedups.proto.http2 cimport *
@@ -234,6 +237,30 @@ cdef int fuzz_proxy(const uint8_t *data, uint32_t n) noexcept nogil:
     return KEPT if memcmp(&header, &copy, sizeof(ProxyHeader)) == 0 else REWRITTEN_MEANS_THE_SAME
 
 
+# A hello has one spelling: what is taken is what we would write, but for the signature.
+cdef int fuzz_hello(const uint8_t *data, uint32_t n) noexcept nogil:
+    cdef Hello hello
+    cdef uint8_t[HELLO_MAX] out
+    cdef uint8_t[HELLO_KEY] key
+    cdef int64_t whole, first
+    if n < 1:
+        return KEPT
+    n -= 1
+    memset(key, data[0], HELLO_KEY)
+    first = hello_parse(data + 1, n * data[0] / 256, &hello)
+    whole = hello_parse(data + 1, n, &hello)
+    if whole > n or whole > HELLO_MAX or (whole < 0 and whole != -HA_MALFORMED):
+        return RESULT_IN_RANGE
+    if not compare_split(whole, first, whole):
+        return SPLIT_CHANGES_NOTHING
+    if whole <= 0:
+        return KEPT
+    hello_authentic(data + 1, <uint32_t>whole, key)
+    if hello_write(&hello, key, out) != whole or not hello_authentic(out, <uint32_t>whole, key):
+        return REWRITTEN_IS_VALID
+    return KEPT if memcmp(out, data + 1, <size_t>whole - HELLO_KEY) == 0 else REWRITTEN_MEANS_THE_SAME
+
+
 # What decodes is encoded by us and means the same again.
 cdef int fuzz_hpack(const uint8_t *data, uint32_t n) noexcept nogil:
     cdef Pool pool
@@ -387,9 +414,8 @@ cdef int fuzz_frames(const uint8_t *data, uint32_t n) noexcept nogil:
 
 
 def run(str target, bytes data):
-    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy", "hpack",
-    "frames". The input
-    stands in a heap block of its exact size."""
+    """0 when every promise holds for these bytes; `target`: "request", "response", "chunked", "proxy", "hello",
+    "hpack", "frames". The input stands in a heap block of its exact size."""
     cdef uint8_t *p = <uint8_t *>malloc(len(data) or 1)
     cdef uint32_t n = <uint32_t>len(data)
     memcpy(p, <const char *>data, n)
@@ -402,6 +428,8 @@ def run(str target, bytes data):
             return fuzz_chunked(p, n)
         if target == "proxy":
             return fuzz_proxy(p, n)
+        if target == "hello":
+            return fuzz_hello(p, n)
         if target == "hpack":
             return fuzz_hpack(p, n)
         if target == "frames":

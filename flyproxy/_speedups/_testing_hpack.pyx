@@ -26,7 +26,6 @@ cdef list fields_of(const Header *fields, uint32_t n):
 
 
 cdef uint32_t place_fields(list fields, Header *out) except 0xFFFFFFFF:
-    """The bytes objects must live as long as `out`."""
     cdef uint32_t n = 0
     for name, value, flags in fields:
         if n == HEADERS_CAP:

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from flyproxy._speedups._testing_hpack cimport place_fields
 from flyproxy._speedups.mem.buf cimport Pool, pool_clear, pool_init
 from flyproxy._speedups.mem.slab cimport Slab, slab_clear, slab_init
 from flyproxy._speedups.proto.answer cimport error_code
@@ -58,23 +59,6 @@ cdef Slice slice_of(bytes text):
     s.p = text
     s.n = <uint32_t>len(text)
     return s
-
-
-cdef uint32_t place_fields(list fields, Header *out) except 0xFFFFFFFF:
-    """The bytes objects must live as long as `out`."""
-    cdef uint32_t n = 0
-    for name, value, flags in fields:
-        if n == HEADERS_CAP:
-            raise ValueError(f"at most {HEADERS_CAP} fields")
-        out[n].name = name
-        out[n].name_n = <uint32_t>len(name)
-        out[n].value = value
-        out[n].value_n = <uint32_t>len(value)
-        out[n].kind = 0
-        out[n].drop = 0
-        out[n].pad = flags
-        n += 1
-    return n
 
 
 def sizes():

@@ -26,6 +26,7 @@ from flyproxy._speedups.proto.pico cimport pico_simd
 from flyproxy._speedups.proto.proxy_protocol cimport (
     ProxyHeader, proxy_parse as c_proxy_parse, proxy_write as c_proxy_write, put_address,
 )
+from flyproxy._speedups.proto.text cimport put_base32
 
 cdef enum:
     PAGE = 4096
@@ -341,6 +342,12 @@ def numbers(uint64_t value):
     cdef char *out = room(20)
     decimal = out[:c_put_decimal(out, value)]
     return decimal, out[:c_put_hex(out, value)]
+
+
+def base32(uint64_t value):
+    """The lowest 40 bits as the engine writes them into request ids."""
+    cdef char *out = room(8)
+    return out[:put_base32(out, value) - out]
 
 
 cdef AnswerEmit answer_emit(request_id, region, server, via, now, kind, head_only, close, minor):

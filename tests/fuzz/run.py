@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/fuzz"
 SEEDS = ROOT / "tests/fuzz/corpus"
-TARGETS = ("request", "response", "chunked", "proxy", "hpack", "frames")
+TARGETS = ("request", "response", "chunked", "proxy", "hello", "hpack", "frames")
 CLANG = "clang-14"
 SANITIZE = "-fsanitize=fuzzer,address,undefined"
 

@@ -22,7 +22,7 @@ def test_seed_breaks_no_promise(path: Path) -> None:
         assert _testing_fuzz.run(path.parent.name, bytes([cut]) + data[1:]) == 0, f"cut byte {cut}"
 
 
-@pytest.mark.parametrize("target", ["chunked", "frames", "hpack", "proxy", "request", "response"])
+@pytest.mark.parametrize("target", ["chunked", "frames", "hello", "hpack", "proxy", "request", "response"])
 def test_every_target_has_seeds(target: str) -> None:
     assert target in TARGETS
 

@@ -87,10 +87,20 @@ def test_text_that_is_no_address_is_refused(text: bytes) -> None:
     assert proto.parse_address(text) is None
 
 
-@given(st.integers(0, 2**64 - 1) | st.sampled_from([0, 9, 10, 99, 100, 2**32, 10**19, 2**64 - 1]))
-@settings(derandomize=True)
+EDGES = sorted({value for power in range(20) for value in (10**power - 1, 10**power)} | {2**32, 2**64 - 1})
+
+
+@given(st.integers(0, 2**64 - 1) | st.sampled_from(EDGES))
+@settings(derandomize=True, max_examples=500)
 def test_numbers_as_text(value: int) -> None:
     assert proto.numbers(value) == (b"%d" % value, b"%x" % value)
+
+
+@given(st.integers(0, 2**64 - 1) | st.integers(0, 31).map(lambda digit: digit * 0x0842108421))
+@settings(derandomize=True, max_examples=500)
+def test_forty_bits_are_eight_digits_of_crockford_s_base_32(value: int) -> None:
+    digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    assert proto.base32(value) == "".join(digits[value >> shift & 31] for shift in range(35, -1, -5)).encode()
 
 
 @pytest.mark.parametrize(("accept", "kind"), [

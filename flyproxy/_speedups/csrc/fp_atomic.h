@@ -14,6 +14,13 @@ static inline void fp_release_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p,
 static inline void fp_release_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline uint64_t fp_or_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }
 static inline uint64_t fp_and_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
+
+/* Stores v if *p is still `expected`; 1 when it did. */
+static inline int fp_cas_u64(uint64_t *p, uint64_t expected, uint64_t v)
+{
+    return __atomic_compare_exchange_n(p, &expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 static inline void fp_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void fp_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void fp_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }

@@ -9,6 +9,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define FP_INLINE static inline __attribute__((always_inline, unused))
 
@@ -91,6 +94,20 @@ FP_INLINE uint64_t fp_word(const char *p, uint32_t n)
     return (uint8_t)p[0] | middle << n / 2 * 8 | last << (n - 1) * 8;
 }
 
+/* 1 when none of n bytes, 1 to 8, is below 0x20, over 0x7e, a quote or a backslash: none must be escaped in JSON.
+ * The high bits of the sums tell; a byte of 0x80 or more has its own. */
+FP_INLINE int fp_plain(const char *p, uint32_t n)
+{
+#define FP_EACH_ 0x0101010101010101ull
+    uint64_t x = fp_word(p, n) | (n < 8 ? 0x20 * FP_EACH_ << n * 8 : 0);
+#define FP_ZERO_(y) (((y) - FP_EACH_) & ~(y))
+    uint64_t bad = x | (x - 0x20 * FP_EACH_) | (x + FP_EACH_) | FP_ZERO_(x ^ '"' * FP_EACH_)
+        | FP_ZERO_(x ^ '\\' * FP_EACH_);
+    return (bad & 0x80 * FP_EACH_) == 0;
+#undef FP_ZERO_
+#undef FP_EACH_
+}
+
 FP_INLINE uint64_t fp_lower_word(const char *p, uint32_t n)
 {
     return fp_word(p, n) | (n >= 8 ? FP_LOWER : FP_LOWER >> (8 - n) * 8);
@@ -139,6 +156,20 @@ FP_INLINE int fp_same(const char *a, const char *b, uint32_t n)
     return 1;
 }
 
+/* The first c in [p, end), or NULL: memchr for lines, whose ends are so near that the call would cost most. */
+FP_INLINE const char *fp_find(const char *p, const char *end, char c)
+{
+#ifdef __SSE2__
+    const __m128i wanted = _mm_set1_epi8(c);
+    for (; end - p >= 16; p += 16) {
+        int hits = _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), wanted));
+        if (hits)
+            return p + __builtin_ctz((unsigned)hits);
+    }
+#endif
+    return (const char *)memchr(p, c, (size_t)(end - p));
+}
+
 /* -- writing: each returns the byte after what it wrote */
 FP_INLINE char *fp_put(char *out, const char *p, uint32_t n)
 {
@@ -173,26 +204,50 @@ FP_INLINE char *fp_put_z(char *out, const char *literal)
     return (char *)memcpy(out, literal, strlen(literal)) + strlen(literal);
 }
 
+static const char fp_pairs[] __attribute__((unused)) =
+    "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
+    "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+/* log10(value) is log2(value) * 1233 / 4096 to the integer, or one more: the power tells. */
+FP_INLINE uint32_t fp_digits(uint64_t value)
+{
+    static const uint64_t powers[20] = {
+        0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
+        1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
+        1000000000000000000, 10000000000000000000u,
+    };
+    uint32_t guess = (uint32_t)(64 - __builtin_clzll(value | 1)) * 1233 >> 12;
+    return guess + (value >= powers[guess]);
+}
+
 FP_INLINE char *fp_put_decimal(char *out, uint64_t value)
 {
-    static const char pairs[] =
-        "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
-        "5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-    char text[20], *p = text + sizeof text;
+    uint32_t n = fp_digits(value);
+    char *p = out + n;
     while (value >= 100) {
         p -= 2;
-        memcpy(p, pairs + value % 100 * 2, 2);
+        memcpy(p, fp_pairs + value % 100 * 2, 2);
         value /= 100;
     }
-    if (value >= 10) {
-        p -= 2;
-        memcpy(p, pairs + value * 2, 2);
-    } else {
-        *--p = (char)('0' + value);
-    }
-    uint32_t n = (uint32_t)(text + sizeof text - p);
-    memcpy(out, p, n);
+    if (value >= 10)
+        memcpy(out, fp_pairs + value * 2, 2);
+    else
+        *out = (char)('0' + value);
     return out + n;
+}
+
+/* A number below 256. */
+FP_INLINE char *fp_put_octet(char *out, uint32_t value)
+{
+    if (value >= 100) {
+        *out++ = (char)('0' + value / 100);
+        value %= 100;
+    } else if (value < 10) {
+        *out = (char)('0' + value);
+        return out + 1;
+    }
+    memcpy(out, fp_pairs + value * 2, 2);
+    return out + 2;
 }
 
 /* Two decimal digits with a leading zero; value < 100. */
@@ -214,6 +269,21 @@ FP_INLINE char *fp_put_hex4(char *out, const uint8_t *p)
     x = (x >> 4 | x << 8) & 0x0f0f0f0f0f0f0f0full;
     uint64_t letters = (x + 0x0606060606060606ull) >> 4 & 0x0101010101010101ull;
     x += 0x3030303030303030ull + letters * ('a' - '0' - 10);
+    memcpy(out, &x, 8);
+    return out + 8;
+}
+
+/* 40 bits as eight digits of Crockford's base 32 ("0-9A-Z" without I, L, O, U): groups of five bits are spread into
+ * bytes, then every byte that has reached a gap of the alphabet goes one further, all at once. */
+FP_INLINE char *fp_put_base32(char *out, uint64_t bits)
+{
+    uint64_t x = (bits & 0xfffff) << 32 | (bits >> 20 & 0xfffff);                /* 20 bits in each half */
+    x = (x & 0x000003ff000003ffull) << 16 | (x >> 10 & 0x000003ff000003ffull);   /* 10 in each quarter */
+    x = (x & 0x001f001f001f001full) << 8 | (x >> 5 & 0x001f001f001f001full);     /* 5 in each byte, the first lowest */
+#define FP_FROM_(value) ((x + (0x80 - (value)) * 0x0101010101010101ull) >> 7 & 0x0101010101010101ull)
+    x += '0' * 0x0101010101010101ull + FP_FROM_(10) * ('A' - '0' - 10) + FP_FROM_(18) + FP_FROM_(20) + FP_FROM_(22)
+        + FP_FROM_(27);
+#undef FP_FROM_
     memcpy(out, &x, 8);
     return out + 8;
 }

@@ -1,9 +1,15 @@
 # IP addresses as text, both ways. Strict: what inet_pton refuses is refused, and nothing it takes locale or libc for.
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memmove, memset
+from libc.string cimport memcmp, memmove, memset
 from flyproxy._speedups.proto.text cimport (
-    FP_DIGIT, FP_HEX, hex_value, is_class, put_hex_number, put_number, put_z,
+    FP_DIGIT, FP_HEX, hex_value, is_class, put_hex_number, put_octet, put_z,
 )
+
+cdef extern from *:
+    """
+    static const unsigned char FP_V4_MAPPED[12] = {0,0,0,0,0,0,0,0,0,0,0xff,0xff};
+    """
+    const uint8_t *FP_V4_MAPPED
 
 cdef enum:
     GROUPS = 8                  # of 16 bits
@@ -97,20 +103,14 @@ cdef int address_parse_v6(const char *p, uint32_t n, uint8_t *out) noexcept nogi
 
 
 cdef bint is_v4_mapped(const uint8_t *address) noexcept nogil:
-    cdef uint32_t i
-    for i in range(10):
-        if address[i]:
-            return False
-    return address[10] == 0xFF and address[11] == 0xFF
+    return memcmp(address, FP_V4_MAPPED, 12) == 0
 
 
 cdef char *put_quad(char *p, const uint8_t *quad) noexcept nogil:
-    cdef uint32_t i
-    for i in range(4):
-        p = put_number(p, quad[i])
-        if i < 3:
-            p = put_z(p, b".")
-    return p
+    p = put_z(put_octet(p, quad[0]), b".")
+    p = put_z(put_octet(p, quad[1]), b".")
+    p = put_z(put_octet(p, quad[2]), b".")
+    return put_octet(p, quad[3])
 
 
 # RFC 5952 4.2: the longest run of zero groups, of two or more, the first of equals, becomes "::".

@@ -27,3 +27,5 @@ cdef uint32_t answer_redirect(Slice host, Slice target, uint16_t https_port, con
 # HTTP status (0: the connection is only closed) and code ("PH01") of an ErrorCode; an unknown one is 500 and "PP01".
 cdef int error_status(int error) noexcept nogil
 cdef const char *error_code(int error) noexcept nogil
+# ErrorCode of a code's text ("PH01"); 0 when there is none.
+cdef int error_by_code(const char *p, uint32_t n) noexcept nogil

@@ -1,6 +1,7 @@
 # Answers that the proxy itself makes. Knows the table of errors and the three shapes that an answer can have; does not
 # know why it was made. Everything is bounded: the table's texts by a test, the caller's by ANSWER_TEXT_MAX.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 from flyproxy._speedups.errors cimport ERR_COUNT, ERR_PH10, ERR_PP01
 from flyproxy._speedups.proto.head cimport AK_HTML, AK_JSON, Slice
 from flyproxy._speedups.proto.text cimport FP_TOKEN, is_class, put, put_number, put_pair, put_z
@@ -31,6 +32,7 @@ cdef enum:
     BODY_MAX = 2048             # texts of the table, which a test bounds, and two of the caller's
     REDIRECT_FIXED = 1024
     DAY = 86400
+    CODE = 4                    # bytes of an error's code
 
 
 cdef const fp_error_row *row_of(int error) noexcept nogil:
@@ -43,6 +45,16 @@ cdef int error_status(int error) noexcept nogil:
 
 cdef const char *error_code(int error) noexcept nogil:
     return row_of(error).code
+
+
+cdef int error_by_code(const char *p, uint32_t n) noexcept nogil:
+    cdef int error
+    if n != CODE:
+        return 0
+    for error in range(1, ERR_COUNT):
+        if memcmp(p, FP_ERRORS[error].code, CODE) == 0:
+            return error
+    return 0
 
 
 # The caller's texts are tokens (RFC 9110 5.6.2); a byte that is not becomes "_", so none needs escaping in any shape.

@@ -42,11 +42,6 @@ cdef inline char *put_slice(char *p, Slice s) noexcept nogil:
     return put(p, s.p, s.n)
 
 
-cdef inline char *put_header(char *p, const Header *h) noexcept nogil:
-    p = put_z(put(p, h.name, h.name_n), b": ")
-    return put_z(put(p, h.value, h.value_n), b"\r\n")
-
-
 # The values of one kind of header as one list that goes on with ours: "a, b, ".
 cdef char *put_joined(char *p, const Header *headers, uint32_t n, uint64_t seen, uint16_t kind) noexcept nogil:
     cdef uint32_t i

@@ -29,14 +29,20 @@ from flyproxy._speedups.proto.http2_read cimport http2_read
 # not over must be reset first, with NO_ERROR after an early answer (RFC 9113 8.1).
 from flyproxy._speedups.proto.http2_streams cimport stream_find, stream_release as http2_release
 
+#   A stream whose state is ST_CLOSED or above is over.
+from flyproxy._speedups.proto.http2_states cimport ST_CLOSED
+
 # -- heads. `extra` fields follow those of the head; names are made lower case; pad FF_NEVER: kept out of all tables.
 #   http2_request: NULL also when the peer takes no more streams, or no extended CONNECT (RQ_UPGRADE).
+#   http2_fits(c, text, fields, n, extra, nextra): 0 for what a trusted peer will never take; ask first, because the
+#   commands say 0 to it for ever. `text`: bytes of the target and of Upgrade.
+#   Connection-specific fields are left out: a 426 loses its Upgrade.
 # -- bodies: http2_sendable is the largest frame that the windows allow now. http2_data writes the head of a DATA frame
 #   of n bytes; the caller puts the n bytes behind it. http2_drained: n bytes of received DATA (H2Event.window) were
 #   passed on; http2_grow: the stream may have `target` bytes on the way.
 # -- taking turns: http2_ready when a stream has data (and again at its EV_WINDOW), http2_stalled when it has none left,
 #   http2_next for whose turn it is and how many bytes it may send.
 from flyproxy._speedups.proto.http2_write cimport (
-    http2_data, http2_drained, http2_grow, http2_next, http2_ping, http2_ready, http2_request, http2_reset,
+    http2_data, http2_drained, http2_fits, http2_grow, http2_next, http2_ping, http2_ready, http2_request, http2_reset,
     http2_response, http2_sendable, http2_stalled, http2_trailers,
 )

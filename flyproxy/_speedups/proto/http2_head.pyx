@@ -1,6 +1,7 @@
 # Heads of HTTP/2. Knows which fields a message may have and what they mean, as http1_request does for HTTP/1; does not
 # know streams. Where HTTP/2 itself calls a message malformed the stream is reset; where we are stricter it is answered.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport strlen
 from flyproxy._speedups.errors cimport ERR_PH01, ERR_PH02, ERR_PH04, ERR_PH10, ERR_PH11, ERR_PH12
 from flyproxy._speedups.proto.fields cimport (
     field_accept, field_content_length, field_own_via,
@@ -24,6 +25,9 @@ from flyproxy._speedups.proto.names cimport (
 )
 from flyproxy._speedups.proto.target cimport target_split
 from flyproxy._speedups.proto.text cimport FP_DIGIT, FP_TOKEN, all_class, equals, put, put_z, same
+
+cdef extern from "fp_status.h" nogil:
+    const char *reason_of "fp_reason"(int status) noexcept
 
 cdef enum:
     PSEUDO_KINDS = H2_UNKNOWN_PSEUDO - H2_METHOD
@@ -72,6 +76,16 @@ cdef int check_target(const Pseudo *x, const H2Config *config, RequestHead *out)
     return ERR_PH01 if target_split(out.method, path.p, path.n, &out.target, &authority) < 0 else 0
 
 
+# As in Upgrade (RFC 9110 7.8): a name, and a version behind a slash.
+cdef bint is_protocol(Slice s) noexcept nogil:
+    cdef uint32_t i = 0
+    while i < s.n and s.p[i] != c'/':
+        i += 1
+    if not i or not all_class(s.p, i, FP_TOKEN):
+        return False
+    return i == s.n or (i + 1 < s.n and all_class(s.p + i + 1, s.n - i - 1, FP_TOKEN))
+
+
 # 8.3.1 and, for :protocol, RFC 8441 4.
 cdef int take_request_line(const Pseudo *x, const H2Config *config, RequestHead *out) noexcept nogil:
     cdef Slice protocol = x.value[H2_PROTOCOL - H2_METHOD], path = x.value[H2_PATH - H2_METHOD]
@@ -90,11 +104,11 @@ cdef int take_request_line(const Pseudo *x, const H2Config *config, RequestHead 
         return HEAD_MALFORMED
     if protocol.p == NULL:
         return 0
-    if out.method != M_CONNECT or not config.connect_protocol or not all_class(protocol.p, protocol.n, FP_TOKEN):
+    if out.method != M_CONNECT or not config.connect_protocol or not is_protocol(protocol):
         return HEAD_MALFORMED
     out.upgrade = protocol
     out.flags |= RQ_UPGRADE | (RQ_WEBSOCKET if equals(protocol.p, protocol.n, b"websocket") else 0)
-    return 0 if protocol.n else HEAD_MALFORMED
+    return 0
 
 
 # Returns like head_request; *refused keeps the first refusal, so that a malformed field further on still counts.
@@ -275,8 +289,6 @@ cdef int head_response(HpackOut *block, uint8_t flags, uint8_t end, ResponseHead
     out.content_length = -1
     out.seen = 0
     out.nheaders = 0
-    out.reason.p = b""
-    out.reason.n = 0
     out.minor = 1
     out.proxy_error = 0
     if block.overflow or take_pseudo(block.fields, block.nfields, 1 << (H2_STATUS - H2_METHOD), &x) < 0:
@@ -285,6 +297,8 @@ cdef int head_response(HpackOut *block, uint8_t flags, uint8_t end, ResponseHead
     if status.n != 3 or not all_class(status.p, 3, FP_DIGIT) or status.p[0] < c'1' or status.p[0] > c'5':
         return HEAD_MALFORMED
     out.status = <uint16_t>((status.p[0] - c'0') * 100 + (status.p[1] - c'0') * 10 + status.p[2] - c'0')
+    out.reason.p = reason_of(out.status)        # HTTP/2 has none
+    out.reason.n = <uint32_t>strlen(out.reason.p)
     for i in range(x.n, block.nfields):
         out.headers[out.nheaders] = block.fields[i]
         if read_response_field(out, &out.headers[out.nheaders]) < 0:

@@ -3,6 +3,8 @@ from libc.stdint cimport uint32_t
 from flyproxy._speedups.proto.head cimport Header, RequestHead, ResponseHead
 from flyproxy._speedups.proto.http2_types cimport H2Io, H2Stream, Http2
 
+cdef bint http2_fits(const Http2 *c, uint32_t text, const Header *a, uint32_t na, const Header *b,
+                     uint32_t nb) noexcept nogil
 cdef H2Stream *http2_request(Http2 *c, const RequestHead *head, bint https, const Header *extra, uint32_t nextra,
                              bint end, H2Io *io) noexcept nogil
 cdef int http2_response(Http2 *c, H2Stream *stream, const ResponseHead *head, const Header *extra, uint32_t nextra,

@@ -5,7 +5,7 @@ from libc.string cimport memmove
 from flyproxy._speedups.proto.head cimport (
     HOST_CAP, M_HEAD, RQ_EXPECT, RQ_TE_TRAILERS, RQ_UPGRADE, Slice,
 )
-from flyproxy._speedups.proto.hpack cimport FF_INDEX, FF_NEVER
+from flyproxy._speedups.proto.hpack cimport FF_INDEX, FF_NEVER, HPACK_OVERHEAD
 from flyproxy._speedups.proto.hpack_encode cimport hpack_begin, hpack_put, hpack_room
 from flyproxy._speedups.proto.http2_budget cimport B_WINDOW, budget_earn
 from flyproxy._speedups.proto.http2_frames cimport (
@@ -20,8 +20,9 @@ from flyproxy._speedups.proto.http2_streams cimport stream_open, stream_remember
 from flyproxy._speedups.proto.http2_types cimport H2_BLOCK_MAX, H2_FRAME_HEAD, SF_ANNOUNCED, SF_HEAD, SF_TUNNEL
 from flyproxy._speedups.proto.http2_window cimport WINDOW_MAX, receiving_drained, receiving_grow
 from flyproxy._speedups.proto.names cimport (
-    H_AUTHORIZATION, H_CONTENT_LENGTH, H_COOKIE, H_DATE, H_PROXY_AUTHORIZATION, H_RANGE, H_SET_COOKIE, H_TRACEPARENT,
-    H_TRACESTATE, H_X_FORWARDED_FOR, H_X_REQUEST_START,
+    H_AUTHORIZATION, H_CONNECTION, H_CONTENT_LENGTH, H_COOKIE, H_DATE, H_KEEP_ALIVE, H_PROXY_AUTHORIZATION,
+    H_PROXY_CONNECTION, H_RANGE, H_SET_COOKIE, H_TRACEPARENT, H_TRACESTATE, H_TRANSFER_ENCODING, H_UPGRADE,
+    H_X_FORWARDED_FOR, H_X_REQUEST_START,
 )
 from flyproxy._speedups.proto.text cimport put, put_number, put_pair, put_z
 
@@ -34,6 +35,9 @@ cdef uint64_t SECRET = (<uint64_t>1 << H_AUTHORIZATION | <uint64_t>1 << H_PROXY_
 cdef uint64_t CHANGING = (<uint64_t>1 << H_CONTENT_LENGTH | <uint64_t>1 << H_DATE | <uint64_t>1 << H_RANGE
                           | <uint64_t>1 << H_TRACEPARENT | <uint64_t>1 << H_TRACESTATE
                           | <uint64_t>1 << H_X_FORWARDED_FOR | <uint64_t>1 << H_X_REQUEST_START)
+# 8.2.2: a head from HTTP/1 may have kept these (Upgrade of a 101 or 426); here they would make it malformed.
+cdef uint64_t HOP = (<uint64_t>1 << H_CONNECTION | <uint64_t>1 << H_KEEP_ALIVE | <uint64_t>1 << H_PROXY_CONNECTION
+                     | <uint64_t>1 << H_TRANSFER_ENCODING | <uint64_t>1 << H_UPGRADE)
 
 cdef struct Writer:             # a field block on its way into io.out, behind the room for the head of its first frame
     Http2 *c
@@ -55,6 +59,22 @@ cdef bint block_fits(const Http2 *c, const H2Io *io, uint32_t text, const Header
     return room + (room / c.peer.frame + 1) * H2_FRAME_HEAD <= io.out_cap - io.out_n
 
 
+# The peer of a trusted connection is one of ours: what it would refuse must not be sent, since a block too large to
+# read costs every rider the connection (H2_BLOCK_MAX). No encoding is longer than what 6.5.2 counts.
+cdef bint http2_fits(const Http2 *c, uint32_t text, const Header *a, uint32_t na, const Header *b,
+                     uint32_t nb) noexcept nogil:
+    cdef uint32_t most = H2_BLOCK_MAX if c.peer.list_max > H2_BLOCK_MAX else c.peer.list_max
+    cdef uint64_t size = text + SMALL
+    cdef uint32_t i
+    if not c.config.trusted:
+        return True
+    for i in range(na):
+        size += 0 if a[i].drop else a[i].name_n + a[i].value_n + HPACK_OVERHEAD
+    for i in range(nb):
+        size += 0 if b[i].drop else b[i].name_n + b[i].value_n + HPACK_OVERHEAD
+    return size <= most
+
+
 cdef void block_begin(Writer *w, Http2 *c, H2Io *io) noexcept nogil:
     w.c = c
     w.start = io.out + io.out_n + H2_FRAME_HEAD
@@ -73,7 +93,7 @@ cdef void put_field(Writer *w, const Header *field) noexcept nogil:
 cdef void put_fields(Writer *w, const Header *fields, uint32_t n) noexcept nogil:
     cdef uint32_t i
     for i in range(n):
-        if not fields[i].drop:
+        if not fields[i].drop and not (fields[i].kind < 64 and (HOP >> fields[i].kind) & 1):
             put_field(w, &fields[i])
 
 
@@ -160,8 +180,10 @@ cdef H2Stream *http2_request(Http2 *c, const RequestHead *head, bint https, cons
     cdef Writer w
     cdef char authority[HOST_CAP + 8]
     cdef H2Stream *stream
-    if not block_fits(c, io, head.target.n + head.upgrade.n * (head.flags & RQ_UPGRADE != 0), head.headers,
-                      head.nheaders, extra, nextra) or head.target.n >= H2_BLOCK_MAX:
+    cdef uint32_t text_n = head.target.n + head.upgrade.n * (head.flags & RQ_UPGRADE != 0)
+    if head.target.n >= H2_BLOCK_MAX or not http2_fits(c, text_n, head.headers, head.nheaders, extra, nextra):
+        return NULL
+    if not block_fits(c, io, text_n, head.headers, head.nheaders, extra, nextra):
         return NULL
     stream = open_ours(c, head)
     if stream == NULL:
@@ -191,7 +213,9 @@ cdef int http2_response(Http2 *c, H2Stream *stream, const ResponseHead *head, co
                         bint end, H2Io *io) noexcept nogil:
     cdef Writer w
     cdef char status[4]
-    if c.failed or not block_fits(c, io, 0, head.headers, head.nheaders, extra, nextra):
+    if c.failed or not http2_fits(c, 0, head.headers, head.nheaders, extra, nextra):
+        return 0
+    if not block_fits(c, io, 0, head.headers, head.nheaders, extra, nextra):
         return 0
     if stream_step(&stream.state, OUT_HEADERS_END if end else OUT_HEADERS) != V_OK:
         return 0
@@ -210,7 +234,7 @@ cdef int http2_response(Http2 *c, H2Stream *stream, const ResponseHead *head, co
 
 cdef int http2_trailers(Http2 *c, H2Stream *stream, const Header *fields, uint32_t n, H2Io *io) noexcept nogil:
     cdef Writer w
-    if c.failed or not block_fits(c, io, 0, fields, n, NULL, 0):
+    if c.failed or not http2_fits(c, 0, fields, n, NULL, 0) or not block_fits(c, io, 0, fields, n, NULL, 0):
         return 0
     if stream_step(&stream.state, OUT_HEADERS_END) != V_OK:
         return 0

@@ -18,5 +18,7 @@ cdef int64_t proxy_parse(const uint8_t *buf, uint32_t n, ProxyHeader *out) noexc
 cdef uint32_t proxy_write(uint8_t version, const uint8_t *source, uint16_t source_port, const uint8_t *dest,
                           uint16_t dest_port,
                           uint8_t *out) noexcept nogil
+# 1 when a 16-byte address is v4-mapped.
+cdef bint is_v4(const uint8_t *address) noexcept nogil
 # Text of a 16-byte address (v4-mapped as dotted quad), without NUL; out has room for 46. Bytes written.
 from flyproxy._speedups.proto.address cimport put_address
