@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from flyproxy import __version__
-from flyproxy.settings import DEFAULT_FILE, Settings, SettingsError, load
+from flyproxy.settings import DEFAULT_FILE, Settings, SettingsError, load, load_with_origins
+from flyproxy.toml_positions import Problem
 
 _FILE = click.option(
     "-c", "--config", metavar="FILE", default=None,
@@ -65,7 +66,7 @@ def run(config: str | None, as_json: bool) -> None:
 def check(config: str | None, as_json: bool) -> None:
     """Check the settings, offline; every problem as FILE:LINE:COL: message."""
     file = config or os.environ.get("FLYPROXY_CONFIG") or DEFAULT_FILE
-    settings = _settings(lambda: load(config, os.environ), as_json)
+    settings = _settings(lambda: _load_with_key(config), as_json)
     if as_json:
         _print({"file": file, "listeners": len(settings.listeners), "problems": []})
     else:
@@ -97,6 +98,19 @@ def doctor(config: str | None, as_json: bool) -> None:
         for finding in findings:
             click.echo(examination.line(finding))
     sys.exit(1 if any(finding.level == "error" for finding in findings) else 0)
+
+
+def _load_with_key(config: str | None) -> Settings:
+    """The settings, the cluster key tried too. Raises SettingsError."""
+    from flyproxy import cluster_key
+
+    loaded = load_with_origins(config, os.environ)
+    try:
+        cluster_key.read(loaded.settings.backhaul.key_file)
+    except cluster_key.KeyFileError as error:
+        file, line, column = loaded.origins["backhaul.key_file"].rsplit(":", 2)
+        raise SettingsError([Problem(file, int(line), int(column), f"{error}; {error.fix}")]) from None
+    return loaded.settings
 
 
 def _settings(read: Callable[[], Settings], as_json: bool) -> Settings:

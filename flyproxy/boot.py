@@ -1,16 +1,18 @@
 """How a child begins: the first message from the master, and how it ends: the exit statuses.
 
 A child is a fresh interpreter (``python -m flyproxy.worker``, ``.state``, ``.control``). Everything it may use comes
-through its channel: settings, the shared segments, the eventfds that wake the engines. ``receive_boot`` also gives up
+through its channel: settings, the shared segments, the eventfds that wake the engines, the cluster key (whose file only
+the master may be able to read). ``receive_boot`` also gives up
 the rights that only the master needs, before the child does anything else.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flyproxy import log, privileges
@@ -49,6 +51,9 @@ class Boot:
     wake_fds: dict[int, int]
     runtime: str
     state_dir: str
+    epoch: int = 0  # of this start of the master, unix seconds
+    backhaul_ports: tuple[int, ...] = ()  # slot k's backhaul listener is on port k of these
+    cluster_key: bytes = field(default=b"", repr=False)
 
     @property
     def process(self) -> str:
@@ -62,6 +67,8 @@ def boot_message(boot: Boot, identity: privileges.Identity | None) -> tuple[dict
         "t": "boot", "role": boot.role, "index": boot.index, "proc": boot.proc, "generation": boot.generation,
         "settings": settings_json(boot.settings), "segments": list(SEGMENTS), "wakes": list(boot.wake_fds),
         "runtime": boot.runtime, "state_dir": boot.state_dir, "identity": identity.to_json() if identity else None,
+        "epoch": boot.epoch, "backhaul_ports": list(boot.backhaul_ports),
+        "cluster_key": base64.b64encode(boot.cluster_key).decode(),
     }  # fmt: skip
     return message, [*(boot.segment_fds[name] for name in SEGMENTS), *boot.wake_fds.values()]
 
@@ -80,6 +87,8 @@ async def receive_boot(channel: Channel) -> Boot:
         segment_fds=dict(zip(names, fds, strict=False)),
         wake_fds=dict(zip(wakes, fds[len(names) :], strict=True)),
         runtime=message["runtime"], state_dir=message["state_dir"],
+        epoch=message["epoch"], backhaul_ports=tuple(message["backhaul_ports"]),
+        cluster_key=base64.b64decode(message["cluster_key"]),
     )  # fmt: skip
     log.configure(boot.settings.log, process=boot.process)
     privileges.confine(privileges.Identity.from_json(message["identity"]))

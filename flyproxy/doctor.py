@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from flyproxy import cluster_key
 from flyproxy.master.children import child_environment
 from flyproxy.master.listeners import has_ipv6
-from flyproxy.settings import Settings
+from flyproxy.settings import Settings, resolved
 
 KERNEL_MIN = (5, 6)  # pidfd_getfd(2); memfds, pidfds and SO_REUSEPORT are older
 FILES_GOOD = 65_536  # a proxied connection takes two descriptors, and four while it is spliced
@@ -168,27 +169,55 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
         yield Finding("listeners", "warning", "none: only ports of apps are served",
                       "add [[listeners]] with address = \"[::]:80\" to flyproxy.toml")  # fmt: skip
     for listener in settings.listeners:
-        address, port = listener.bind
-        name = f"listener {listener.address}"
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
+        yield from _bindable(f"listener {listener.address}", socket.SOCK_STREAM, *listener.bind)
+
+
+def _bindable(name: str, kind: int, address: str, port: int) -> Iterator[Finding]:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
+        if kind == socket.SOCK_STREAM:  # among UDP sockets it would let two share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((address, port))
-            except OSError as error:
-                yield _cannot_bind(name, port, error)
-            else:
-                yield Finding(name, "ok", "can be bound")
+        try:
+            sock.bind((address, port))
+        except OSError as error:
+            yield _cannot_bind(name, port, error)
+        else:
+            yield Finding(name, "ok", "can be bound")
 
 
 def _cannot_bind(name: str, port: int, error: OSError) -> Finding:
     fixes = {
         errno.EACCES: "run as root, or with AmbientCapabilities=CAP_NET_BIND_SERVICE (deploy/flyproxy.service has it)",
-        errno.EADDRINUSE: f"fine if it is flyproxy itself; else end who has it: ss -ltnp 'sport = :{port}'",
-        errno.EADDRNOTAVAIL: "this host has no such address: ip address show",
+        errno.EADDRINUSE: f"fine if it is flyproxy itself; else end who has it: ss -lntup 'sport = :{port}'",
+        errno.EADDRNOTAVAIL: "this host has no such address: ip address show; of a mesh: wg-quick up wg0",
     }
     level = "warning" if error.errno == errno.EADDRINUSE else "error"
     return Finding(name, level, error.strerror or str(error), fixes.get(error.errno or 0, "ip address show"))
+
+
+def _backhaul(settings: Settings) -> Iterator[Finding]:
+    """Only where there is one: the key, the mesh address, a TCP port for each slot, and the UDP port of the probes."""
+    if not settings.backhaul.address:
+        return
+    try:
+        cluster_key.read(settings.backhaul.key_file)
+    except cluster_key.KeyFileError as error:
+        yield Finding("cluster key", "error", str(error), error.fix)
+    else:
+        yield from _key_mode(settings.backhaul.key_file)
+    address, first = settings.backhaul.bind
+    yield from _bindable(f"mesh address {address}", socket.SOCK_STREAM, address, 0)
+    if first and (slots := resolved(settings).backhaul_slots):
+        for port in range(first, first + slots):
+            yield from _bindable(f"backhaul port {port}/tcp", socket.SOCK_STREAM, address, port)
+        yield from _bindable(f"backhaul port {first}/udp", socket.SOCK_DGRAM, address, first)
+
+
+def _key_mode(key_file: str) -> Iterator[Finding]:
+    if os.stat(key_file).st_mode & 0o077:
+        yield Finding("cluster key", "warning", f"{key_file} can be read by others than its owner",
+                      f"chmod 600 {key_file}")  # fmt: skip
+    else:
+        yield Finding("cluster key", "ok", key_file)
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
@@ -200,5 +229,6 @@ def _tools(settings: Settings) -> Iterator[Finding]:
 
 
 _EXAMINATIONS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    _kernel, _memfd, _engine, _packages, _openssl, _files, _sysctls, _ipv6, _folders, _listeners, _tools,
+    _kernel, _memfd, _engine, _packages, _openssl, _files, _sysctls, _ipv6, _folders, _listeners, _backhaul,
+    _tools,
 )  # fmt: skip

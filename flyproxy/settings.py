@@ -8,6 +8,7 @@ value from the first that has it: command-line flag, ``FLYPROXY_*``, the file, s
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from flyproxy.units import (
 DEFAULT_FILE = "/etc/flyproxy/flyproxy.toml"
 MACHINE_ID = "/etc/machine-id"
 BACKHAUL_PORT = 7443
+BACKHAUL_PORTS_MAX = 64  # what a host's record holds
 
 _REGION = pattern(r"[a-z][a-z0-9-]{0,14}", 'a region code such as "ams": 1 to 15 of a-z, 0-9 and "-"')
 _HOST = pattern(r"(?:[a-z0-9][a-z0-9-]{0,30})?", 'a host name: 1 to 31 of a-z, 0-9 and "-", or empty')
@@ -146,13 +148,21 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Backhaul(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    address: Annotated[str, _MESH, "Address on the mesh; its port is the first of one for each slot."] = ""
-    key_file: Annotated[str, _FILE, "File with the cluster key."] = ""
+    address: Annotated[
+        str, _MESH, "Address on the mesh; its port is the first of one for each slot, 0: each takes a free one. Empty: "
+        "no other host is reached."
+    ] = ""
+    key_file: Annotated[str, _FILE, "File with the cluster key, at least 16 bytes; the same on every host."] = ""
     ca: Annotated[str, _FILE, "Certificates that the other hosts' are checked against."] = ""
     cert: Annotated[str, _FILE, "This host's certificate."] = ""
     key: Annotated[str, _FILE, "The certificate's private key."] = ""
     idle: Annotated[float, duration("1s", "1h"), "How long an idle connection to another host is kept."] = 60.0
     streams: Annotated[int, Whole(1, 100_000), "Streams at once on one connection to another host."] = 1000
+
+    @property
+    def bind(self) -> tuple[str, int]:
+        """(IP, first port); only where there is an address."""
+        return split_address(self.address)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +189,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def allows_port(self, port: int) -> bool:
         """Whether apps may open ``port`` at run time."""
         return any(first <= port <= last for first, last in map(parse_port_range, self.app_ports))
+
+    @property
+    def backhaul_slots(self) -> int:
+        """How many backhaul listeners this host opens: one for each slot (resolved), none unless it has VMs."""
+        return self.workers.slots if self.backhaul.address and "worker" in self.roles else 0
 
     @property
     def database(self) -> str:
@@ -274,6 +289,8 @@ def _check(settings: Settings, document: Document, reader: toml_schema.Reader) -
     elif settings.state.url and not settings.state.url.startswith("/"):
         problem(("state", "url"), "'url' in [state] must be an absolute path for the sqlite store, or empty")
     _check_listeners(settings, problem)
+    if settings.backhaul.address:
+        _check_backhaul(resolved(settings), problem)
 
 
 def _check_listeners(settings: Settings, problem: Any) -> None:
@@ -285,6 +302,30 @@ def _check_listeners(settings: Settings, problem: Any) -> None:
         if listener.bind in seen and listener.bind[1]:
             problem(path, f"address {listener.address} in [[listeners]] is already taken by {seen[listener.bind]}")
         seen.setdefault(listener.bind, f"listener {index + 1}")
+
+
+def _check_backhaul(settings: Settings, problem: Any) -> None:
+    """``settings`` are resolved: the ports depend on the number of slots."""
+    (ip, first), slots, path = settings.backhaul.bind, settings.backhaul_slots, ("backhaul", "address")
+    address = ipaddress.ip_address(ip)
+    if not settings.backhaul.key_file:
+        problem(path, "'address' in [backhaul] needs 'key_file': the file with the cluster key, the same on every host")
+    if address.is_unspecified or address.is_multicast:
+        problem(path, f"'address' in [backhaul]: other hosts cannot connect to {ip}; give this host's mesh address")
+    if slots > BACKHAUL_PORTS_MAX:
+        problem(path, f"'address' in [backhaul]: {slots} slots are more than the {BACKHAUL_PORTS_MAX} ports that a "
+                "host can tell the others; set 'slots' in [workers]")
+    if first + slots - 1 > 65535:
+        problem(path, f"'address' in [backhaul]: there are no {slots} ports from {first} on, one for each slot")
+    ports = range(first, first + slots) if first else range(0)
+    mesh = {ip, "::"} if address.version == 6 else {ip, "0.0.0.0", "::"}  # [::] is IPv4 too
+    for index, listener in enumerate(settings.listeners):
+        if listener.bind[0] in mesh and listener.bind[1] in ports:
+            problem(("listeners", index, "address"), f"address {listener.address} in [[listeners]]: the backhaul "
+                    f"listens on ports {ports[0]} to {ports[-1]} of {ip}, one for each slot")
+    if settings.admin.address and split_address(settings.admin.address) in ((ip, port) for port in ports):
+        problem(("admin", "address"), f"'address' in [admin]: the backhaul listens on ports {ports[0]} to {ports[-1]} "
+                f"of {ip}, one for each slot")
 
 
 def _file_origin(document: Document, key: str) -> str:
@@ -352,11 +393,21 @@ def flat(settings: Settings) -> dict[str, Any]:
 
 
 def diff(old: Settings, new: Settings) -> Change:
-    """Both resolved. Sizes of shared memory, slots and the folders of sockets and store need a new master."""
-    before, after = flat(old), flat(new)
+    """Both resolved. What ``fixed`` keeps needs a new master."""
+    before, after, kept = flat(old), flat(new), flat(fixed(old, new))
     changed = tuple(key for key in after if before[key] != after[key])
-    restart = tuple(key for key in changed if key == "workers.slots" or key.partition(".")[0] in ("table", "paths"))
-    return Change(changed, restart)
+    return Change(changed, tuple(key for key in changed if kept[key] != after[key]))
+
+
+def fixed(old: Settings, new: Settings) -> Settings:
+    """``new`` with what only a restart changes taken from ``old``: the sizes of shared memory, slots, the folders of
+    sockets and store, and what other hosts know this one by."""
+    replace = msgspec.structs.replace
+    return replace(
+        new, host=old.host if old.backhaul.address else new.host, roles=old.roles, table=old.table, paths=old.paths,
+        workers=replace(new.workers, slots=old.workers.slots),
+        backhaul=replace(new.backhaul, address=old.backhaul.address, key_file=old.backhaul.key_file),
+    )  # fmt: skip
 
 
 def to_json(settings: Settings) -> bytes:

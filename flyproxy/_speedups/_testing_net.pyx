@@ -1,4 +1,4 @@
-"""Test doors of mem/ and net/: buffers, slabs, timers and lanes under a clock that the test moves."""
+"""Test doors of mem/ and net/: buffers, slabs, sockets; timers and lanes under a clock that the test moves."""
 
 import os
 
@@ -11,6 +11,7 @@ from flyproxy._speedups.net.reactor cimport (
     Reactor, Source, reactor_add, reactor_clear, reactor_close, reactor_init, reactor_queue, reactor_serve,
     reactor_timers, timer_set,
 )
+from flyproxy._speedups.net.sockets cimport iovec, sock_writev
 
 
 cdef class Buffers:
@@ -69,6 +70,18 @@ cdef class Table:
     @property
     def used(self) -> int:
         return self.slab.used
+
+
+def writev(int fd, list parts):
+    """Sends the parts as one message; bytes sent, or a negative errno."""
+    cdef iovec vector[8]
+    cdef uint32_t n = 0
+    cdef bytes part
+    for part in parts:
+        vector[n].iov_base = <char *>part
+        vector[n].iov_len = <size_t>len(part)
+        n += 1
+    return sock_writev(fd, vector, <int>n)
 
 
 cdef struct Log:

@@ -8,14 +8,15 @@ import ipaddress
 import resource
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from flyproxy._speedups.flow.loop cimport (
-    CMD_DRAIN, CMD_LISTENER_ADD, CMD_LISTENER_REMOVE, CMD_SETTINGS, CMD_STOP, worker_clear, worker_init, worker_post,
-    worker_run,
+    CMD_BACKHAUL, CMD_DRAIN, CMD_LISTENER_ADD, CMD_LISTENER_REMOVE, CMD_SETTINGS, CMD_STOP, worker_clear, worker_init,
+    worker_post, worker_run,
 )
 from flyproxy._speedups.flow.worker cimport Config, Listener, Worker
+from flyproxy._speedups.proto.hello cimport HELLO_KEY
 from flyproxy._speedups.proto.http1 cimport HEADERS_CAP
 from flyproxy._speedups.shm.segments cimport PROCS_MAX, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, shm_attach
 
@@ -61,6 +62,8 @@ cdef Config *make_config(dict settings) except NULL:
         config.upstream_idle_ms = milliseconds(timeouts["upstream_idle"])
         config.tunnel_idle_ms = milliseconds(timeouts["tunnel_idle"])
         config.queue_ms = milliseconds(timeouts["queue"])
+        config.backhaul_idle_ms = milliseconds(settings["backhaul"]["idle"])
+        config.backhaul_streams = settings["backhaul"]["streams"]
         config.access_log = settings["log"]["access"] != "off"
         config.log_json = settings["log"]["format"] == "json"
         config.via_n = copy_text(config.via, settings["identity"]["via"], sizeof(config.via))
@@ -128,7 +131,7 @@ cdef class Engine:
             raise
 
     def add_listener(self, uint32_t id, uint32_t slot, int fd, uint16_t service_port, bint proxy_protocol, list trusted,
-                     bint is_app_port) -> None:
+                     bint is_backhaul) -> None:
         """Take a listening socket over; it is served while this worker owns its slot.
 
         ``trusted``: networks (CIDR) whose PROXY headers are believed; empty: all.
@@ -147,12 +150,27 @@ cdef class Engine:
         listener.slot = slot
         listener.service_port = service_port
         listener.proxy_protocol = proxy_protocol
-        listener.app_port = is_app_port
+        listener.backhaul = is_backhaul
         try:
             self._post(CMD_LISTENER_ADD, fd, listener)
         except BlockingIOError:
             free(listener.ranges)
             free(listener)
+            raise
+
+    def set_backhaul(self, uint32_t epoch, bytes key) -> None:
+        """Take part in the mesh: our boot epoch, and the 32 bytes under which hosts know each other."""
+        cdef char *copy
+        if len(key) != HELLO_KEY:
+            raise ValueError(f"the backhaul key must have {HELLO_KEY} bytes, not {len(key)}")
+        copy = <char *>malloc(HELLO_KEY)
+        if copy == NULL:
+            raise MemoryError
+        memcpy(copy, <char *>key, HELLO_KEY)
+        try:
+            self._post(CMD_BACKHAUL, epoch, copy)
+        except BlockingIOError:
+            free(copy)
             raise
 
     def remove_listener(self, uint32_t id) -> None:

@@ -25,7 +25,7 @@ OTHER_SECTIONS = frozenset({
 })
 NO_EFFECT = frozenset({
     "auto_stop_machines", "auto_start_machines", "min_machines_running", "machine_checks", "processes",
-    "http_options.compress", "http_options.h2_backend", "http_options.replay_cache", "http_options.response.headers",
+    "http_options.compress", "http_options.replay_cache", "http_options.response.headers",
 })
 
 _GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+", re.ASCII)

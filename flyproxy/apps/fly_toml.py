@@ -155,7 +155,7 @@ def _port(
     options = TlsOptions(tuple(tls.alpn), tuple(tls.versions), tls.default_self_signed) if tls else TlsOptions()
     return Port(
         start, end, tuple(handlers), force_https, http.response.pristine, proxy_version,
-        _seconds(http.idle_timeout), _seconds(http.headers_read_timeout), options,
+        _seconds(http.idle_timeout), _seconds(http.headers_read_timeout), options, http.h2_backend,
     )
 
 

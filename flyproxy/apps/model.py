@@ -33,7 +33,8 @@ class TlsOptions(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Port(msgspec.Struct, array_like=True, frozen=True):
-    """A public port, or a range of them; timeouts in whole seconds, 0: the proxy's own."""
+    """A public port, or a range of them; timeouts in whole seconds, 0: the proxy's own. With ``h2_backend``
+    machines are spoken to in HTTP/2 without TLS."""
 
     start: int
     end: int
@@ -44,6 +45,7 @@ class Port(msgspec.Struct, array_like=True, frozen=True):
     idle_timeout: int = 0
     headers_read_timeout: int = 0
     tls_options: TlsOptions = TlsOptions()
+    h2_backend: bool = False
 
     @property
     def state(self) -> str | None:

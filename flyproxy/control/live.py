@@ -1,8 +1,8 @@
-"""What records cannot tell: the state of ports and the load of machines. Pure functions over JSON."""
+"""What records cannot tell: the state of ports, the load of machines, how far hosts are. Pure functions over JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LISTENING = "listening"
@@ -13,6 +13,8 @@ def port_states(listeners: Iterable[Mapping[str, Any]]) -> dict[int, str]:
     """The state of each service port, from the master's rows; a port that listens anywhere is listening."""
     states: dict[int, str] = {}
     for row in listeners:
+        if row.get("source") == "backhaul":  # no port of apps, whatever its number
+            continue
         port = int(row.get("service_port", row["port"]))
         if states.get(port) != LISTENING:
             states[port] = str(row["state"])
@@ -43,6 +45,25 @@ def _range_state(port: Mapping[str, Any], states: Mapping[int, str]) -> str:
 def settled(app: Mapping[str, Any]) -> bool:
     """Whether the state of every port is known."""
     return all(port["state"] != UNKNOWN for service in app["services"] for port in service["ports"])
+
+
+def closenesses(
+    hosts: Iterable[Mapping[str, Any]], measured: Callable[[int], tuple[str, int, int | None]]
+) -> dict[str, dict[str, Any]]:
+    """Host → {state, rtt_ms, via}, from the table's hosts and what is measured at each one's slot."""
+    ids = {host["slot"]: host["id"] for host in hosts}
+    found = {}
+    for slot, name in ids.items():
+        state, rtt_us, via = measured(slot)
+        reached = state in ("direct", "via")
+        found[name] = {"state": state, "rtt_ms": rtt_us / 1000 if reached else None,
+                       "via": None if via is None else ids.get(via)}
+    return found
+
+
+def with_closeness(host: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The host with how far it is; null for this one, and while the table does not have it."""
+    return {**host, "closeness": None if host["here"] else known.get(host["id"])}
 
 
 def with_in_flight(machine: Mapping[str, Any], in_flight: Mapping[str, int]) -> dict[str, Any]:

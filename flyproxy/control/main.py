@@ -1,4 +1,4 @@
-"""The control process: starts and stops health checks, the admin API, metrics and the access log.
+"""The control process: starts and stops health checks, the admin API, metrics, the access log and mesh probes.
 
 Traffic needs nothing of it. It lives as long as the master: when the channel closes it ends, so that the next master's
 control finds its addresses free.
@@ -12,6 +12,7 @@ import faulthandler
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import setproctitle
 import uvloop
@@ -20,6 +21,9 @@ from flyproxy import log
 from flyproxy.boot import DUMP_SIGNAL, EXIT_BOOT, EXIT_MASTER, EXIT_OK, Boot, receive_boot, settings_from
 from flyproxy.channel import Channel, ChannelClosed
 from flyproxy.settings import Settings
+
+if TYPE_CHECKING:
+    from flyproxy._speedups.shm.closeness import Closeness
 
 API_SOCKET = "api.sock"
 
@@ -30,16 +34,19 @@ class Control:
     def __init__(self, boot: Boot) -> None:
         from flyproxy._speedups.shm.logring import LogReader
         from flyproxy.control import admin
+        from flyproxy.control.mesh.service import Mesh
         from flyproxy.control.service import Service
         from flyproxy.control.sockets import AdminAddress
         from flyproxy.control.telemetry.access_log import AccessLog
         self.boot = boot
         self.settings = boot.settings
-        self.access_log = AccessLog(LogReader(boot.segment_fds), boot.settings.log.access, len(boot.wake_fds))
+        self.access_log = AccessLog(LogReader(boot.segment_fds), boot.settings.log.access)
         self.service = Service(boot, self.access_log)
         self.address = AdminAddress(admin.reading(self.service))
         self.service.admin_address = lambda: self.address.bound
         self.api = admin.writing(self.service)
+        self.mesh = Mesh(boot, self.service.table, self._closeness)
+        self.service.mesh_report = self.mesh.report
 
     async def run(self, channel: Channel) -> int:
         """Serve until told to stop or left alone; the exit status."""
@@ -53,6 +60,8 @@ class Control:
             await self._follow_address()
             stack.push_async_callback(self.address.close)
             stack.callback(self._watch_health().cancel)
+            self.mesh.follow(self.settings)
+            stack.callback(self.mesh.close)
             channel.send({"t": "ready"})
             return await self._obey(channel)
 
@@ -65,6 +74,9 @@ class Control:
                 return EXIT_MASTER
             if message["t"] == "stop":
                 return EXIT_OK
+            if message["t"] == "ping":
+                with contextlib.suppress(ChannelClosed):  # noticed by recv
+                    channel.send({"t": "pong"})
             if message["t"] == "settings":
                 await self._apply(settings_from(message["settings"]))
 
@@ -73,10 +85,15 @@ class Control:
         await self.service.follow(settings)
         log.configure(settings.log, process=self.boot.process)
         await self._follow_address()
+        self.mesh.follow(settings)
         self.reopen()
 
     async def _follow_address(self) -> None:
         await self.address.follow(self.settings.admin.address)
+
+    def _closeness(self) -> Closeness:
+        from flyproxy._speedups.shm.closeness import Closeness
+        return Closeness(self.boot.segment_fds, writable=True)
 
     def reopen(self) -> None:
         """Follow log.access and open its file again; in a thread, because a disk that hangs must not hold us up."""

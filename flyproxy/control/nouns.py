@@ -19,7 +19,7 @@ from flyproxy.state import commands, views
 from flyproxy.state.commands import CommandError, Revision
 from flyproxy.state.store import StateStore, StoreError
 
-NAMES = ("apps", "machines", "hostnames", "ips")
+NAMES = ("apps", "machines", "hostnames", "ips", "hosts")
 CONFLICTS = ("-taken", "conflict")
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -64,7 +64,7 @@ class Nouns:
         self.settings = settings
         self._puts: dict[str, Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]] = {
             "apps": self._put_app, "machines": self._put_machine, "hostnames": self._put_hostname,
-            "ips": self._put_ip,
+            "ips": self._put_ip, "hosts": self._put_host,
         }
 
     async def list(self, noun: str, app: str | None) -> Any:
@@ -72,10 +72,13 @@ class Nouns:
         world = await told(views.load_world(self.store))
         if noun == "apps":
             return [row for row in views.apps(world) if app in (None, row["name"])]
+        if noun == "hosts":
+            return views.hosts(world, self.settings().host)
         return getattr(views, noun)(world, app)
 
     async def show(self, noun: str, name: str) -> Any:
-        key = {"apps": "name", "machines": "id", "hostnames": "hostname", "ips": "address"}[_known(noun)]
+        keys = {"apps": "name", "machines": "id", "hostnames": "hostname", "ips": "address", "hosts": "id"}
+        key = keys[_known(noun)]
         for row in await self.list(noun, None):
             if row[key] == name:
                 return row
@@ -91,7 +94,7 @@ class Nouns:
         """Removes; what is not there is removed already."""
         remove = {
             "apps": commands.remove_app, "machines": commands.remove_machine,
-            "hostnames": commands.remove_hostname, "ips": commands.remove_ip,
+            "hostnames": commands.remove_hostname, "ips": commands.remove_ip, "hosts": commands.remove_host,
         }[_known(noun)]
         return _written(await told(remove(self.store, name)))
 
@@ -128,6 +131,10 @@ class Nouns:
             raise Refused(400, "bad-body", "an address has either 'app' or 'shared'", name[:80],
                           'send {"app": APP} or {"shared": true}')
         return {**_written(await told(commands.add_ip(self.store, name, given.app))), "app": given.app}
+
+    async def _put_host(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        raise Refused(405, "read-only", "hosts write their own records", name[:80],
+                      "start flyproxy on that host with [backhaul] address in its flyproxy.toml")
 
 
 def parse(text: str, file: str, name: str | None) -> App:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from flyproxy._speedups.shm.beat import Root
+from flyproxy._speedups.shm.closeness import Closeness
 from flyproxy._speedups.shm.counters import CounterReader
 from flyproxy._speedups.shm.table import TableReader
 from flyproxy.boot import Boot
@@ -21,6 +22,7 @@ from flyproxy.control import barrier, live, master_line
 from flyproxy.control.envelope import Refused
 from flyproxy.control.health.judge import Health
 from flyproxy.control.health.monitor import Monitor, Records
+from flyproxy.control.mesh.service import Report
 from flyproxy.control.nouns import Nouns
 from flyproxy.control.telemetry.access_log import AccessLog
 from flyproxy.control.telemetry.metrics import Facts, Page
@@ -34,7 +36,7 @@ LOOK = 0.02
 
 
 class Service:
-    """Serves ``admin``; ``admin_address`` tells what is bound."""
+    """Serves ``admin``; ``admin_address`` tells what is bound, ``mesh_report`` what probing measures."""
 
     def __init__(self, boot: Boot, access_log: AccessLog) -> None:
         fds = boot.segment_fds
@@ -42,8 +44,10 @@ class Service:
         self.runtime = boot.runtime
         self.state_dir = boot.state_dir
         self.admin_address: Callable[[], str | None] = lambda: None
+        self.mesh_report: Callable[[], Report] = Report
         self.root = Root(fds, writable=False)
         self.table = TableReader(fds)
+        self.closeness = Closeness(fds, writable=False)
         self.store = SqliteStore(boot.settings.database)
         self.nouns = Nouns(self.store, lambda: self.settings)
         self.monitor = Monitor(boot.settings.host, lambda: self.table.revision, self._records, self._set_health)
@@ -85,7 +89,7 @@ class Service:
         """The page; written in a thread, so that a large one holds nothing up here."""
         restarts = (await self._master_status()).get("restarts", {})
         facts = Facts(restarts, self.access_log.counts(), dict(self.monitor.probes), self.monitor.healths(),
-                      report.read(self.state_dir).quarantined_now)
+                      report.read(self.state_dir).quarantined_now, self.mesh_report())
         return await asyncio.to_thread(self.page.render, self.settings.region, self.settings.host, facts)
 
     # -- records
@@ -95,13 +99,13 @@ class Service:
         if noun == "apps":
             states = await self._port_states()
             return [live.with_port_states(row, states) for row in rows]
-        return self._loaded(rows) if noun == "machines" else rows
+        return self._with_live(noun, rows)
 
     async def show(self, noun: str, name: str) -> Any:
         row = await self.nouns.show(noun, name)
         if noun == "apps":
             return live.with_port_states(row, await self._port_states())
-        return self._loaded([row])[0] if noun == "machines" else row
+        return self._with_live(noun, [row])[0]
 
     async def put(self, noun: str, name: str, body: Mapping[str, Any]) -> Any:
         refused = self.table.usage()["refused"]
@@ -159,9 +163,14 @@ class Service:
             return {}
         return status
 
-    def _loaded(self, machines: Iterable[Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
-        in_flight = {row["id"]: row["in_flight"] for row in self.table.machines()}
-        return [live.with_in_flight(machine, in_flight) for machine in machines]
+    def _with_live(self, noun: str, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        if noun == "machines":
+            in_flight = {row["id"]: row["in_flight"] for row in self.table.machines()}
+            return [live.with_in_flight(machine, in_flight) for machine in rows]
+        if noun == "hosts":
+            known = live.closenesses(self.table.hosts(), self.closeness.get)
+            return [live.with_closeness(host, known) for host in rows]
+        return rows
 
     async def _records(self) -> Records:
         world = await views.load_world(self.store)

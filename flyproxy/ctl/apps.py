@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from flyproxy.ctl import written
 from flyproxy.ctl.cli import Group, Run, app_option, complete_app, pass_run
 from flyproxy.ctl.failure import Failure, Usage
 from flyproxy.ctl.output import ports
-from flyproxy.ctl.written import told
 
 CASCADE = ("machines", "hostnames", "ips")
 
@@ -32,7 +32,7 @@ def apply(run: Run, file: str, app: str | None) -> None:
     data = run.nouns.put("apps", name, {"fly_toml": text, "file": file})
 
     def human() -> None:
-        told(run.output, data, f"app {name} applied from {file}")
+        written.told(run.output, data, f"app {name} applied from {file}")
         if ignored := data["ignored_keys"]:
             run.output.line(f"not the proxy's, ignored: {', '.join(ignored)}")
         for service in data["services"]:
@@ -83,8 +83,7 @@ def remove(run: Run, app: str, yes: bool) -> None:
         counts = _belongings(run, app)
         raise Usage("needs-yes", f"removing app {app} also removes {counts}", "flyproxyctl apps remove",
                     f"to go on: flyproxyctl apps remove {app} --yes")
-    data = run.nouns.delete("apps", app)
-    run.output.result(data, lambda: told(run.output, data, f"app {app} removed"))
+    written.delete(run, "apps", app, f"app {app} removed")
 
 
 def _belongings(run: Run, app: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Nouns(Protocol):
-    """Where apps, machines, hostnames and ips are read and changed: the control process, or the store itself."""
+    """Where apps, machines, hostnames, ips and hosts are read and changed: the control process, or the store itself."""
 
     def list(self, noun: str, app: str | None = None) -> Any: ...
     def show(self, noun: str, name: str) -> Any: ...

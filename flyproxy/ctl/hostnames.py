@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from flyproxy.ctl import written
 from flyproxy.ctl.cli import Group, Run, app_option, pass_run
-from flyproxy.ctl.written import told
 
 
 @click.group(cls=Group)
@@ -19,8 +19,7 @@ def command() -> None:
 @pass_run
 def add(run: Run, hostname: str, app: str) -> None:
     """Serve HOST from an app."""
-    data = run.nouns.put("hostnames", hostname, {"app": app})
-    run.output.result(data, lambda: told(run.output, data, f"host {hostname} is served by app {app}"))
+    written.put(run, "hostnames", hostname, {"app": app}, f"host {hostname} is served by app {app}")
 
 
 @command.command("list")
@@ -39,5 +38,4 @@ def list_(run: Run, app: str | None) -> None:
 @pass_run
 def remove(run: Run, hostname: str) -> None:
     """Serve HOST no more."""
-    data = run.nouns.delete("hostnames", hostname)
-    run.output.result(data, lambda: told(run.output, data, f"host {hostname} removed"))
+    written.delete(run, "hostnames", hostname, f"host {hostname} removed")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from flyproxy.ctl import written
 from flyproxy.ctl.cli import Group, Run, app_option, pass_run
-from flyproxy.ctl.written import told
 
 
 @click.group(cls=Group)
@@ -19,8 +19,7 @@ def command() -> None:
 @pass_run
 def add(run: Run, address: str, app: str) -> None:
     """Give an address to one app."""
-    data = run.nouns.put("ips", address, {"app": app})
-    run.output.result(data, lambda: told(run.output, data, f"address {address} belongs to app {app}"))
+    written.put(run, "ips", address, {"app": app}, f"address {address} belongs to app {app}")
 
 
 @command.command("share")
@@ -28,8 +27,7 @@ def add(run: Run, address: str, app: str) -> None:
 @pass_run
 def share(run: Run, address: str) -> None:
     """Share an address between all apps that have a hostname."""
-    data = run.nouns.put("ips", address, {"shared": True})
-    run.output.result(data, lambda: told(run.output, data, f"address {address} is shared"))
+    written.put(run, "ips", address, {"shared": True}, f"address {address} is shared")
 
 
 @command.command("list")
@@ -48,5 +46,4 @@ def list_(run: Run, app: str | None) -> None:
 @pass_run
 def remove(run: Run, address: str) -> None:
     """Forget an address."""
-    data = run.nouns.delete("ips", address)
-    run.output.result(data, lambda: told(run.output, data, f"address {address} removed"))
+    written.delete(run, "ips", address, f"address {address} removed")

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from flyproxy.ctl import written
 from flyproxy.ctl.cli import Group, Run, app_option, pass_run
 from flyproxy.ctl.failure import Usage
-from flyproxy.ctl.written import told
 from flyproxy.units import split_address
 
 COLUMNS = ("ID", "APP", "ADDRESS", "PORT", "REGION", "HOST", "HEALTH", "CORDONED", "IN FLIGHT")
@@ -38,8 +38,7 @@ def add(run: Run, machine: str | None, app: str, address: str, region: str | Non
     name = machine or machine_id(app, ip, port)
     body: dict[str, Any] = {"app": app, "address": ip}
     body |= {key: value for key, value in (("port", port), ("region", region), ("host", host)) if value}
-    data = run.nouns.put("machines", name, body)
-    run.output.result(data, lambda: told(run.output, data, f"machine {name} of app {app} is at {address}"))
+    written.put(run, "machines", name, body, f"machine {name} of app {app} is at {address}")
 
 
 @command.command("list")
@@ -71,8 +70,7 @@ def show(run: Run, machine: str) -> None:
 @pass_run
 def remove(run: Run, machine: str) -> None:
     """Remove a machine: it gets no new requests."""
-    data = run.nouns.delete("machines", machine)
-    run.output.result(data, lambda: told(run.output, data, f"machine {machine} removed"))
+    written.delete(run, "machines", machine, f"machine {machine} removed")
 
 
 @command.command("cordon")
@@ -80,8 +78,7 @@ def remove(run: Run, machine: str) -> None:
 @pass_run
 def cordon(run: Run, machine: str) -> None:
     """Send no new requests to a machine, and keep it."""
-    data = run.nouns.put("machines", machine, {"cordoned": True})
-    run.output.result(data, lambda: told(run.output, data, f"machine {machine} cordoned"))
+    written.put(run, "machines", machine, {"cordoned": True}, f"machine {machine} cordoned")
 
 
 @command.command("uncordon")
@@ -89,5 +86,4 @@ def cordon(run: Run, machine: str) -> None:
 @pass_run
 def uncordon(run: Run, machine: str) -> None:
     """Send requests to a machine again."""
-    data = run.nouns.put("machines", machine, {"cordoned": False})
-    run.output.result(data, lambda: told(run.output, data, f"machine {machine} uncordoned"))
+    written.put(run, "machines", machine, {"cordoned": False}, f"machine {machine} uncordoned")

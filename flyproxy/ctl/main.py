@@ -16,6 +16,7 @@ NOUNS = {
     "machines": "flyproxy.ctl.machines",
     "hostnames": "flyproxy.ctl.hostnames",
     "ips": "flyproxy.ctl.ips",
+    "hosts": "flyproxy.ctl.hosts",
     "status": "flyproxy.ctl.status",
     "workers": "flyproxy.ctl.workers",
     "reload": "flyproxy.ctl.reload",

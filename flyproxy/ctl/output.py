@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 UNLIMITED = 100_000     # columns when stdout is no terminal: a script's line is never wrapped
 STATES = {
-    "passing": "green", "ready": "green", "listening": "green", "running": "green",
-    "critical": "red", "draining": "yellow", "starting": "yellow", "waiting: tls": "yellow",
+    "passing": "green", "ready": "green", "listening": "green", "running": "green", "direct": "green",
+    "critical": "red", "down": "red", "via": "yellow", "draining": "yellow", "starting": "yellow",
+    "waiting: tls": "yellow",
 }
 
 

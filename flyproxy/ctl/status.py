@@ -26,6 +26,9 @@ def _show(run: Run, status: Mapping[str, Any]) -> None:
              f"revision {status['revision']}")
     out.line(f"table: generation {table['generation']}, {table['age_seconds']:.1f} s old, "
              f"{table['apps']} apps, {table['machines']} machines")
+    if backhaul := status["backhaul"]:
+        out.line(f"backhaul: {backhaul['address']}, epoch {backhaul['epoch']}, "
+                 f"ports {', '.join(map(str, backhaul['ports'])) or 'none (no worker host)'}")
     out.line("")
     names = ("master", "state", "control")
     rows = [(name, status[name]["pid"], status[name].get("state")) for name in names]

@@ -23,6 +23,9 @@ Command = Callable[[str], list[str]]
 """The program for a role."""
 
 
+FIRST_NICE = -10  # of the process that runs before the others; see run_first
+
+
 def python_module(role: str) -> list[str]:
     """``python -m flyproxy.ROLE``; -P: the working directory is no place to import from."""
     return [sys.executable, "-P", "-m", f"flyproxy.{role}"]
@@ -78,6 +81,16 @@ def spawn(command: list[str], env: dict[str, str]) -> Process:
     finally:
         _close(theirs)
     return Process(popen, ours)
+
+
+def run_first(pid: int) -> None:
+    """Lets a process that sleeps nearly always run soon after it wakes, also where every core is busy.
+
+    Where the kernel groups tasks by session (sched_autogroup, sched(7)), a child is a group of its own, and the group's
+    nice value decides. Without the right to raise it (CAP_SYS_NICE or RLIMIT_NICE) it stays as it is."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, FIRST_NICE)
+        Path(f"/proc/{pid}/autogroup").write_text(str(FIRST_NICE))
 
 
 def meaning(status: int) -> tuple[str, str, bool]:

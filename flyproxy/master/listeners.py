@@ -1,17 +1,19 @@
 """The listening sockets: for every address one SO_REUSEPORT socket per slot, all of them kept open by the master.
 
 The master owns them so that none ever closes with its worker: a connection waits in the queue of a slot until the
-slot's next owner accepts it (closing one would reset its queue). Two sources ask for sockets:
+slot's next owner accepts it (closing one would reset its queue). Three sources ask for sockets:
 
 - the settings' listeners: one that cannot be opened refuses the start or the reload;
+- the backhaul: an address, so one socket, for each slot, because other hosts choose the slot; fixed at the start;
 - the ports of apps, wildcard on v4 and v6: one that cannot be opened is a state of that port, shown in ``status``.
 
 ``[::]`` means all addresses: a v6-only socket and a v4 socket beside it, so that addresses of the two families never
-mix.
+mix. Where the settings have ``0.0.0.0`` with the same port too, the v4 socket is that listener's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -44,7 +46,7 @@ class ListenError(Exception):
 class Options:
     """What a listener's connections are, beyond their address. ``service_port`` 0: the port that gets bound."""
 
-    source: str  # "settings" or "app"
+    source: str  # "settings", "backhaul" or "app"
     service_port: int
     proxy_protocol: bool = False
     trusted_sources: tuple[str, ...] = ()
@@ -52,13 +54,14 @@ class Options:
 
 @dataclass
 class Endpoint:
-    """One bound address and its sockets, one per slot. ``ids`` are what workers know them by."""
+    """One bound address and its sockets, one for each slot from ``slot`` on. ``ids`` are what workers know them by."""
 
     address: str
     port: int
     options: Options
     sockets: list[socket.socket]
     ids: list[int] = field(default_factory=list)
+    slot: int = 0
 
     @property
     def service_port(self) -> int:
@@ -78,7 +81,7 @@ class Endpoint:
                 "service_port": self.service_port, "family": family, "proxy_protocol": self.options.proxy_protocol,
                 "trusted_sources": list(self.options.trusted_sources), "source": self.options.source,
             }
-            for slot, number in enumerate(self.ids)
+            for slot, number in enumerate(self.ids, self.slot)
         ]  # fmt: skip
 
     def fds(self) -> list[int]:
@@ -121,14 +124,16 @@ class Listeners:
         self._inherited = inherited or {}
         self._alone = alone
         self._next_id = 1
+        self._backhaul: list[Endpoint] = []
         self._wishes: dict[Key, list[Endpoint]] = {}  # from the settings
         self._ports: dict[int, list[Endpoint]] = {}  # from apps
+        self._opened: list[Endpoint] = []  # by the change that is being prepared
         self._states: dict[int, dict[str, Any]] = {}  # port of apps -> {"state", "apps"}, in the order of asking
         self._asked: list[Mapping[str, Any]] = []
 
     def endpoints(self) -> list[Endpoint]:
         """All that is bound."""
-        return [end for group in (*self._wishes.values(), *self._ports.values()) for end in group]
+        return [end for group in (self._backhaul, *self._wishes.values(), *self._ports.values()) for end in group]
 
     def everything(self) -> tuple[dict[str, Any], list[int]]:
         """The message that tells a new worker of all sockets."""
@@ -142,18 +147,38 @@ class Listeners:
         self._inherited = {}
         self._alone = True
 
+    # -- backhaul
+
+    def open_backhaul(self, address: str, first: int, slots: int, known: Sequence[int]) -> tuple[int, ...]:
+        """One listener for each slot, slot k's on port ``first`` + k; the ports that they got.
+
+        ``first`` 0: on the ``known`` ports where these can be had, else on free ones. Raises ListenError.
+        """
+        for slot in range(slots):
+            wanted = [first + slot] if first else [*known[slot : slot + 1], 0]
+            sockets = self._bind_first(address, wanted)
+            end = self._tagged(address, sockets[0].getsockname()[1], Options("backhaul", 0), sockets, slot)
+            self._backhaul.append(end)
+        return tuple(end.port for end in self._backhaul)
+
+    def _bind_first(self, address: str, ports: Sequence[int]) -> list[socket.socket]:
+        for port in ports[:-1]:
+            with contextlib.suppress(ListenError):
+                return self._bind(address, port, 1)
+        return self._bind(address, ports[-1], 1)
+
     # -- settings
 
     def prepare(self, settings: Settings) -> Change:
         """Opens what is new in the settings. Raises ListenError; then nothing has changed."""
-        change, opened, wishes = Change(), [], _wishes(settings)
+        change, wishes = Change(), _wishes(settings)
         before = self._before(dict(wishes))
         try:
             for key, options in wishes:
                 current = before.get(key)
                 if current is None:
                     change.wishes[key] = fresh = self._open(key[0], key[1], options)
-                    opened += fresh
+                    self._opened += fresh
                     change.added += fresh
                 elif current[0].options == options:
                     change.wishes[key] = current
@@ -162,19 +187,21 @@ class Listeners:
                     change.added += again
                     change.removed += current
         except ListenError:
-            self.discard(opened)
+            self.discard(self._opened)
             raise
-        kept = {id(group) for group in before.values()}
-        change.removed += [end for group in self._wishes.values() if id(group) not in kept for end in group]
+        finally:
+            self._opened = []
+        kept = {id(end) for group in before.values() for end in group}
+        change.removed += [end for group in self._wishes.values() for end in group if id(end) not in kept]
         return change
 
     def _before(self, wanted: Mapping[Key, Options]) -> dict[Key, list[Endpoint]]:
         """The groups that go on, by the key they have from now on: port 0 may have become the port that it got."""
         found = {key: group for key, group in self._wishes.items() if key in wanted}
-        for (address, _, _), group in self._wishes.items():
-            key = (address, group[0].port, 0)
-            if key in wanted and not any(group is other for other in found.values()):
-                found.setdefault(key, group)
+        for end in [end for key, group in self._wishes.items() if key not in found for end in group]:
+            key = (end.address, end.port, 0)
+            if key in wanted:
+                found.setdefault(key, [end])
         return found
 
     def commit(self, change: Change) -> None:
@@ -223,9 +250,11 @@ class Listeners:
             return str(entry["waiting"])
         if not settings.allows_port(port):
             return "not allowed: add it to app_ports, or add a listener for it"
+        if any(end.port == port for end in self._backhaul):
+            return "not allowed: the backhaul listens on it"
         if port not in self._ports:
             try:
-                self._ports[port] = fresh = self._open("::", port, Options("app", port))
+                self._ports[port] = fresh = self._open_pair(port, Options("app", port))
             except ListenError as error:
                 return f"failed: {error.reason}"
             change.added += fresh
@@ -254,44 +283,41 @@ class Listeners:
     def close(self) -> None:
         """Closes everything: no new connections once the workers have closed theirs too."""
         self.discard(self.endpoints())
-        self._wishes, self._ports, self._states, self._asked = {}, {}, {}, []
+        self._backhaul, self._wishes, self._ports, self._states, self._asked = [], {}, {}, {}, []
 
     def _open(self, address: str, port: int, options: Options) -> list[Endpoint]:
-        if address != "::":
-            sockets = self._bind(address, port)
+        if address != "::" or port:
+            sockets = self._bind(address, port, self._slots)
             return [self._tagged(address, sockets[0].getsockname()[1], options, sockets)]
-        for attempt in range(_FREE_PORT_TRIES):
-            try:
-                return self._open_wildcard(port, options)
-            except ListenError:
-                if port or attempt == _FREE_PORT_TRIES - 1:
-                    raise
-        raise AssertionError("unreachable")
+        for _ in range(_FREE_PORT_TRIES - 1):
+            with contextlib.suppress(ListenError):
+                return self._open_pair(0, options)
+        return self._open_pair(0, options)
 
-    def _open_wildcard(self, port: int, options: Options) -> list[Endpoint]:
+    def _open_pair(self, port: int, options: Options) -> list[Endpoint]:
         """Both families on one port; a kernel without IPv6 serves v4 alone."""
         found = []
         if has_ipv6():
-            sockets = self._bind("::", port)
+            sockets = self._bind("::", port, self._slots)
             port = sockets[0].getsockname()[1]
             found.append(self._tagged("::", port, options, sockets))
         try:
-            sockets = self._bind("0.0.0.0", port)
+            sockets = self._bind("0.0.0.0", port, self._slots)
         except ListenError:
             self.discard(found)
             raise
         found.append(self._tagged("0.0.0.0", sockets[0].getsockname()[1], options, sockets))
         return found
 
-    def _bind(self, address: str, port: int) -> list[socket.socket]:
+    def _bind(self, address: str, port: int, count: int) -> list[socket.socket]:
         sockets = self._inherited.pop((address, port), [])
-        for sock in sockets[self._slots :]:
+        for sock in sockets[count:]:
             sock.close()
-        del sockets[self._slots :]
+        del sockets[count:]
         try:
-            if self._alone and port and not any(end.port == port for end in self.endpoints()):
+            if self._alone and port and not any(end.port == port for end in (*self.endpoints(), *self._opened)):
                 _socket(address, port, share=False).close()
-            while len(sockets) < self._slots:
+            while len(sockets) < count:
                 sockets.append(_socket(address, port, share=True))
                 port = sockets[0].getsockname()[1]
                 sockets[-1].listen(BACKLOG)
@@ -301,10 +327,12 @@ class Listeners:
             raise ListenError(address, port, error) from error
         return sockets
 
-    def _tagged(self, address: str, port: int, options: Options, sockets: list[socket.socket]) -> Endpoint:
+    def _tagged(
+        self, address: str, port: int, options: Options, sockets: list[socket.socket], slot: int = 0
+    ) -> Endpoint:
         ids = list(range(self._next_id, self._next_id + len(sockets)))
         self._next_id += len(sockets)
-        return Endpoint(address, port, options, sockets, ids)
+        return Endpoint(address, port, options, sockets, ids, slot)
 
 
 def has_ipv6() -> bool:
@@ -336,14 +364,20 @@ def _socket(address: str, port: int, share: bool) -> socket.socket:
 
 
 def _wishes(settings: Settings) -> list[tuple[Key, Options]]:
+    """What to bind, in the order of the settings; ``[::]`` with port 0 stays one wish, as its two share a free port."""
     found: list[tuple[Key, Options]] = []
     seen: dict[tuple[str, int], int] = {}
+    own_v4 = {port for address, port in (listener.bind for listener in settings.listeners) if address == "0.0.0.0"}
     for listener in settings.listeners:
         address, port = listener.bind
-        nth = seen[address, port] = seen.get((address, port), -1) + 1
         trusted = tuple(listener.trusted_sources)
         options = Options("settings", listener.port, listener.proxy_protocol, trusted)
-        found.append(((address, port, nth), options))
+        addresses = [address]
+        if address == "::" and port:
+            addresses = ["::"] * has_ipv6() + ["0.0.0.0"] * (port not in own_v4)
+        for one in addresses:
+            nth = seen[one, port] = seen.get((one, port), -1) + 1
+            found.append(((one, port, nth), options))
     return found
 
 

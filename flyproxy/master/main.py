@@ -22,10 +22,12 @@ import setproctitle
 from flyproxy import __version__, log
 from flyproxy.boot import Boot, boot_message
 from flyproxy.channel import ChannelClosed
+from flyproxy.cluster_key import KeyFileError
 from flyproxy.master import children, ledger, model, reports, startup, watchdog
 from flyproxy.master.ctl import CtlServer
 from flyproxy.master.listeners import Change, ListenError
 from flyproxy.master.notify import Notifier
+from flyproxy.master.pulse import Pulse
 from flyproxy.master.reload import Reloads
 from flyproxy.master.segments import Segments
 from flyproxy.master.supervisor import step
@@ -33,6 +35,7 @@ from flyproxy.settings import Settings, resolved
 
 TICK = 0.1  # seconds
 LATE = 0.1  # seconds that a tick may come late and still count as on time
+SILENT_LEAST, SILENT_FACTOR = 10.0, 3  # state and control: seconds, and times workers.stuck_after, whichever is more
 RETRY_PORTS = 2.0  # seconds between two attempts to open app ports that could not be bound
 
 
@@ -45,6 +48,7 @@ class Master:
     def __init__(
         self, settings: Settings, load: Callable[[], Settings], command: children.Command = children.python_module,
         ready_timeout: float = 10.0, segments: Callable[[Settings], Segments] = Segments,
+        silent_least: float = SILENT_LEAST,
     ) -> None:  # fmt: skip
         self.settings = resolved(settings)
         self.notifier = Notifier(os.environ)
@@ -54,7 +58,9 @@ class Master:
         self.state: model.State
         self._command = command
         self._ready_timeout = ready_timeout
+        self._silent_least = silent_least
         self._make_segments = segments
+        self._pulses: dict[int, Pulse] = {}  # of state and control
         self._events: deque[model.Event] = deque()
         self._busy = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,7 +72,7 @@ class Master:
         try:
             self._stand_on(startup.lay(self.settings, self._make_segments))
             await self._ctl.open((self._identity.uid, self._identity.gid) if self._identity else None)
-        except (ledger.AlreadyRunning, ListenError, OSError, ValueError) as error:
+        except (ledger.AlreadyRunning, KeyFileError, ListenError, OSError, ValueError) as error:
             log.error("start-failed", str(error), fix=getattr(error, "fix", ""))
             return 1
         loop = asyncio.get_running_loop()
@@ -109,11 +115,13 @@ class Master:
             count=count, slots=slots, procs=self.segments.procs, drain_timeout=workers.drain_timeout,
             stuck_after=workers.stuck_after, respawn_min=workers.respawn_min, respawn_max=workers.respawn_max,
             max_generations=workers.max_generations, ready_timeout=self._ready_timeout,
+            silent_after=max(self._silent_least, SILENT_FACTOR * workers.stuck_after),
         )  # fmt: skip
 
     def _stand_on(self, found: startup.Foundation) -> None:
         self.segments, self.listeners, self.orphans = found.segments, found.listeners, found.orphans
         self._ledger, self._identity, self._env = found.ledger, found.identity, found.env
+        self.epoch, self.backhaul_ports, self._cluster_key = found.epoch, found.backhaul_ports, found.cluster_key
         self.state = model.State(self.policy())
         for orphan in self.orphans:
             asyncio.get_running_loop().add_reader(orphan.pidfd, self._on_orphan_death, orphan)
@@ -142,6 +150,8 @@ class Master:
             self._events.append(model.Exited(action.id, f"could not be started: {error}", "spawn-failed"))
             return
         self.processes[action.id] = process
+        if role == "state":
+            children.run_first(process.pid)
         if action.proc is not None:
             self.segments.root.claim_proc(action.proc, process.pid)
             self.segments.root.set_proc_state(action.proc, "starting")
@@ -149,10 +159,13 @@ class Master:
             role=role, index=index, proc=action.proc, generation=action.generation, settings=self.settings,
             segment_fds=self.segments.for_role(role), wake_fds=self.segments.wakes,
             runtime=self.settings.paths.runtime, state_dir=self.settings.paths.state,
+            epoch=self.epoch, backhaul_ports=self.backhaul_ports, cluster_key=self._cluster_key,
         )  # fmt: skip
         self.tell(action.id, *boot_message(boot, self._identity))
         if role == "worker":
             self.tell(action.id, *self.listeners.everything())
+        else:
+            self._pulses[action.id] = Pulse(process.pid, time.monotonic())
         loop = asyncio.get_running_loop()
         loop.add_reader(process.pidfd, self._on_death, action.id)
         self._task(self._hear(action.id, process))
@@ -231,6 +244,7 @@ class Master:
 
     def _on_death(self, child_id: int) -> None:
         process = self.processes.pop(child_id)
+        self._pulses.pop(child_id, None)
         asyncio.get_running_loop().remove_reader(process.pidfd)
         for message in process.channel.rest():
             self._on_message(child_id, message)
@@ -258,6 +272,8 @@ class Master:
             if child is not None and child.proc is not None:
                 self.segments.root.set_proc_state(child.proc, "ready")
             self.dispatch(model.Ready(child_id))
+        elif kind == "pong":
+            self._pulses[child_id].answered()
         elif kind == "refused":
             self.dispatch(model.Refused(child_id, str(message.get("why", ""))))
         elif kind == "ports":
@@ -274,7 +290,7 @@ class Master:
             due += TICK
             await asyncio.sleep(due - loop.time())
             on_time = loop.time() - due < LATE
-            self.dispatch(model.Tick(self._beats(), on_time and was_on_time))
+            self.dispatch(model.Tick(self._beats(), on_time and was_on_time, self._silences(on_time)))
             was_on_time, now = on_time, loop.time()
             due = due if on_time else now
             if now >= retry_at and not self.state.stopping:
@@ -292,6 +308,15 @@ class Master:
             ages = ((now - stamp) / 1e9 if stamp else 0.0 for stamp in (view.engine_ns, view.python_ns))
             beats[child.id] = model.Beat(*ages)
         return beats
+
+    def _silences(self, on_time: bool) -> dict[int, model.Silence]:
+        now = time.monotonic()
+        for child_id, pulse in self._pulses.items():
+            if not on_time:
+                pulse.forgive(now)
+            elif pulse.due(now):
+                self.tell(child_id, {"t": "ping"})
+        return {child_id: pulse.silence(now) for child_id, pulse in self._pulses.items()}
 
     def _on_orphan_death(self, orphan: ledger.Orphan) -> None:
         asyncio.get_running_loop().remove_reader(orphan.pidfd)

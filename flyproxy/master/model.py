@@ -42,6 +42,7 @@ class Policy:
     respawn_max: float = 10.0
     max_generations: int = 8
     ready_timeout: float = 10.0
+    silent_after: float = 10.0  # state and control
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,20 @@ class Beat:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """Seconds since state or control was asked and has not answered, and whether it was on a CPU meanwhile."""
+
+    seconds: float
+    working: bool
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passes. ``on_time``: the master itself was not held up, so late beats are the workers' own fault."""
 
     beats: Mapping[int, Beat] = field(default_factory=dict)
     on_time: bool = True
+    silences: Mapping[int, Silence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from flyproxy import log
 from flyproxy.boot import settings_json
 from flyproxy.master import model
 from flyproxy.master.ctl import CommandError
 from flyproxy.master.listeners import Change, ListenError
-from flyproxy.settings import Settings, SettingsError, diff, resolved
+from flyproxy.settings import Settings, SettingsError, diff, fixed, resolved
 
 if TYPE_CHECKING:
     from flyproxy.master.main import Master
@@ -61,7 +59,7 @@ class Reloads:
             raise CommandError("reload_refused", why, fix="wait and try again")
         fresh = self._read()
         change = diff(master.settings, fresh)
-        fresh = _keep_fixed(master.settings, fresh)
+        fresh = fixed(master.settings, fresh)
         try:
             sockets = master.listeners.prepare(fresh)
         except ListenError as error:
@@ -110,9 +108,3 @@ class Reloads:
         master.send_listeners(sockets)
         master.listeners.commit(sockets)
         master.send_listeners(master.listeners.refresh(fresh))
-
-
-def _keep_fixed(old: Settings, new: Settings) -> Settings:
-    """``new`` with what only a restart changes taken from ``old``."""
-    workers = replace(new.workers, slots=old.workers.slots)
-    return replace(new, table=old.table, paths=old.paths, workers=workers)

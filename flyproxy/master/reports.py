@@ -32,7 +32,7 @@ def status(master: Master) -> dict[str, Any]:
             "apps": usage["apps"], "machines": usage["machines"],
         },
         "revision": revision(master), "generation": state.generation, "restarts": dict(master.restarts),
-        "orphans": len(master.orphans),
+        "orphans": len(master.orphans), "backhaul": _backhaul(master),
     }  # fmt: skip
 
 
@@ -62,6 +62,14 @@ def revision(master: Master) -> int:
     ready = [child.proc for child in master.state.workers() if child.phase is model.Phase.READY]
     table: int = master.segments.table.revision
     return min((master.segments.root.proc(proc).revision for proc in ready if proc is not None), default=table)
+
+
+def _backhaul(master: Master) -> Mapping[str, Any] | None:
+    """What other hosts know this one by; None where there is no backhaul."""
+    backhaul = master.settings.backhaul
+    if not backhaul.address:
+        return None
+    return {"address": backhaul.bind[0], "ports": list(master.backhaul_ports), "epoch": master.epoch}
 
 
 def _master_state(state: model.State) -> str:

@@ -14,7 +14,7 @@ from flyproxy.settings import Settings
 WRITES: Mapping[str, frozenset[str]] = {
     "worker": frozenset({"root", "load", "counters", "logs"}),  # own beat, own words, own area, own ring
     "state": frozenset({"root", "table0", "table1", "load"}),  # active table, the table, its machines' words
-    "control": frozenset({"logs"}),  # the rings' read positions
+    "control": frozenset({"load", "logs"}),  # the hosts' words, the rings' read positions
 }
 PROCS_STEP = 16
 PROCS_MAX = 64

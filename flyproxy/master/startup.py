@@ -1,4 +1,4 @@
-"""What a master stands on before its first child: user, folders, lock, what a killed master left, memory, sockets.
+"""What a master stands on before its first child: key, user, folders, lock, what a killed master left, memory, sockets.
 
 Everything that a start may fail on happens here, in this order, and nothing is spawned before.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flyproxy import log, privileges
+from flyproxy import cluster_key, log, privileges
+from flyproxy.master import incarnation
 from flyproxy.master.children import child_environment
 from flyproxy.master.ledger import ENV_TOKEN, Ledger, Orphan, end_quietly, take_sockets
 from flyproxy.master.listeners import Listeners
@@ -29,11 +31,15 @@ class Foundation:
     segments: Segments
     listeners: Listeners
     env: dict[str, str]
+    cluster_key: bytes = field(repr=False)
+    epoch: int
+    backhaul_ports: tuple[int, ...]
 
 
 def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Foundation:
-    """Raises AlreadyRunning, ListenError, OSError, ValueError; each says how to mend it."""
+    """Raises KeyFileError, AlreadyRunning, ListenError, OSError, ValueError; each says how to mend it."""
     paths = settings.paths
+    secret = cluster_key.read(settings.backhaul.key_file)
     _raise_file_limit()
     identity = _choose_identity([paths.runtime, paths.state])
     book = Ledger(paths.runtime)
@@ -42,9 +48,18 @@ def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Fo
     segments = make_segments(settings)
     inherited = take_sockets(orphans, inherited_fds(os.environ))
     listeners = Listeners(settings.workers.slots, inherited, alone=not orphans)
+    now = incarnation.begin(paths.state, time.time())
+    ports = _open_backhaul(listeners, settings, now.ports)
     listeners.commit(listeners.prepare(settings))
+    now.remember(ports)
     env = child_environment() | {ENV_TOKEN: book.token}
-    return Foundation(book, identity, orphans, segments, listeners, env)
+    return Foundation(book, identity, orphans, segments, listeners, env, secret, now.epoch, ports)
+
+
+def _open_backhaul(listeners: Listeners, settings: Settings, known: tuple[int, ...]) -> tuple[int, ...]:
+    if not settings.backhaul_slots:
+        return ()
+    return listeners.open_backhaul(*settings.backhaul.bind, settings.backhaul_slots, known)
 
 
 def _raise_file_limit() -> None:

@@ -23,6 +23,7 @@ from flyproxy.master.slots import assign
 
 SUSPECT_AFTER = 0.5  # seconds without a turn of the engine until siblings take the slots
 WATCHDOG_GAP = 2.0  # seconds between two verdicts: a fault that is in all workers must not take them all at once
+WORK_FACTOR = 30  # how many times longer state or control may be silent while they work: a large table takes minutes
 STOP_GRACE = 2.0  # seconds from "stop" to SIGKILL
 DRAIN_GRACE = 1.0  # seconds from a drain's deadline, which the worker keeps by itself, to SIGKILL
 LOST_GRACE = 1.0  # seconds that a child whose channel is closed has to exit
@@ -352,6 +353,7 @@ def _channel_lost(turn: _Turn, event: m.ChannelLost) -> None:
 def _tick(turn: _Turn, event: m.Tick) -> None:
     if not event.on_time:
         return
+    _judge_silence(turn, event)
     stuck: list[tuple[float, Child, bool]] = []
     for child in turn.workers():
         beat = event.beats.get(child.id)
@@ -368,6 +370,21 @@ def _tick(turn: _Turn, event: m.Tick) -> None:
     if stuck and turn.now - turn.verdict_at >= WATCHDOG_GAP:
         turn.verdict_at = turn.now
         _judge(turn, *max(stuck, key=lambda entry: (entry[2], entry[0])))
+
+
+def _judge_silence(turn: _Turn, event: m.Tick) -> None:
+    """State and control: nothing on the way of a request waits for them, so they get more time than workers."""
+    for child in list(turn.children.values()):
+        silence = event.silences.get(child.id)
+        if silence is None or child.phase is Phase.ENDING or turn.stopping:
+            continue
+        if turn.now - turn.verdict_at < WATCHDOG_GAP:
+            return
+        if silence.seconds > turn.policy.silent_after * (WORK_FACTOR if silence.working else 1):
+            turn.verdict_at = turn.now
+            why = f"it has not answered for {silence.seconds:.1f} s"
+            turn.vacate(child, f"stuck-{child.post[0]}", why)
+            turn.kill(child, why, dump=True)
 
 
 def _note_suspect(turn: _Turn, child: Child, beat: m.Beat) -> None:

@@ -167,6 +167,14 @@ async def remove_ip(store: StateStore, address: str) -> Revision:
     return await _delete(store, GLOBAL, records.ip_key(_canonical(address, "invalid-ip")))
 
 
+async def remove_host(store: StateStore, id: str) -> Revision:
+    """Forgets a host of the mesh; one that runs writes its record again."""
+    if not records.is_host_id(id):
+        raise CommandError("invalid-host", f"{id[:80]!r} cannot be the name of a host", id[:80],
+                           "use a-z, 0-9 and '-'; look: flyproxyctl hosts list")
+    return await _delete(store, GLOBAL, records.node_key(id))
+
+
 async def machine_scopes(store: StateStore) -> list[str]:
     """The scopes that hold machines."""
     prefix = "region."

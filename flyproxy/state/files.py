@@ -27,12 +27,15 @@ def write_whole(path: str, data: bytes) -> None:
     """Replaces a file at once; a reader, or a crash, sees the old content or the new. Raises OSError."""
     draft = f"{path}.{os.getpid()}.new"
     try:
-        fd = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        # O_EXCL: a link that the folder's owner laid here does not lead root anywhere.
+        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(fd)
-        give_to_owner(draft)
+            give_to_owner(draft, fd)
         os.replace(draft, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -40,8 +43,8 @@ def write_whole(path: str, data: bytes) -> None:
         raise
 
 
-def give_to_owner(path: str) -> None:
-    """Root gives what it made to the owner of the folder it is in."""
+def give_to_owner(path: str, fd: int | None = None) -> None:
+    """Root gives what it made, open as ``fd`` where it is, to the owner of the folder it is in."""
     if os.geteuid() == 0:
         owner = os.stat(os.path.dirname(path) or ".")
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.chown(path if fd is None else fd, owner.st_uid, owner.st_gid)

@@ -18,8 +18,10 @@ import uvloop
 from flyproxy import log
 from flyproxy.boot import DUMP_SIGNAL, EXIT_BOOT, EXIT_MASTER, EXIT_OK, Boot, receive_boot, settings_from
 from flyproxy.channel import Channel, ChannelClosed, Message
+from flyproxy.cluster_key import hash_key
 from flyproxy.settings import Settings
-from flyproxy.state.publish import hash_key
+from flyproxy.state.own_host import describe
+from flyproxy.state.region_order import round_trips
 from flyproxy.state.session import Session
 from flyproxy.state.sqlite import SqliteStore
 
@@ -57,17 +59,13 @@ class State:
                 return EXIT_MASTER
             if message["t"] == "stop":
                 return EXIT_OK
+            if message["t"] == "ping":
+                self._send({"t": "pong"})
             if message["t"] == "settings":
                 self._take(settings_from(message["settings"]))
 
     def _take(self, settings: Settings) -> None:
         log.configure(settings.log, process=self.boot.process)
-        try:
-            hash_key(settings.backhaul.key_file)
-        except OSError as error:
-            log.error("settings-refused", f"the cluster key cannot be read, the former settings stay: {error}",
-                      fix="correct backhaul.key_file and reload")
-            return
         before, self.settings = self.settings, settings
         if _built_on(before) != _built_on(settings):
             self._changed.set()
@@ -92,13 +90,19 @@ class State:
             log.info("settings", "reading the store anew, as the settings say now")
 
     def _session(self, store: SqliteStore, settings: Settings) -> Session:
-        from flyproxy._speedups.shm.table import TableFull, TableWriter
+        from flyproxy._speedups.shm.closeness import Closeness
+        from flyproxy._speedups.shm.table import TableFull, TableReader, TableWriter
+        fds = self.boot.segment_fds
         writer = TableWriter(
-            self.boot.segment_fds, self.boot.wake_fds, settings.region, settings.host,
-            hash_key(settings.backhaul.key_file),
+            fds, self.boot.wake_fds, settings.region, settings.host, hash_key(self.boot.cluster_key),
+            mesh=bool(settings.backhaul.address),
         )
         refusals = (TableFull, ValueError, TypeError, OverflowError)
-        return Session(store, writer, refusals, self.boot.state_dir, settings.region, self._send)
+        reader, closeness = TableReader(fds), Closeness(fds, writable=False)
+        return Session(
+            store, writer, refusals, self.boot.state_dir, settings.region, self._send,
+            describe(settings, self.boot), lambda: round_trips(reader.hosts(), closeness.get),
+        )
 
     def _send(self, message: Message) -> None:
         # A master that is gone is noticed by _obey.
@@ -107,7 +111,7 @@ class State:
 
 
 def _built_on(settings: Settings) -> tuple[object, ...]:
-    return settings.region, settings.host, settings.database, settings.state, settings.backhaul.key_file
+    return settings.region, settings.host, settings.database, settings.state
 
 
 async def run() -> int:

@@ -9,17 +9,15 @@ to readers before the commit that ends a batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from flyproxy.apps.model import App, Port, Service
 from flyproxy.state.guard import Place, Update
-from flyproxy.state.records import Health, HealthStatus, Hostname, Ip, Machine, Record, Region
+from flyproxy.state.records import Health, HealthStatus, Host, Hostname, Ip, Machine, Record, Region
 from flyproxy.units import ip16
 
-_ORDER: tuple[type[Record], ...] = (App, Hostname, Ip, Machine, Health, Region)
+_ORDER: tuple[type[Record], ...] = (App, Hostname, Ip, Host, Machine, Health, Region)
 
 
 class Writer(Protocol):
@@ -36,6 +34,11 @@ class Writer(Protocol):
         self, id: str, app: str, ip16: bytes, port: int, region: str, host: str, health: HealthStatus, cordoned: bool
     ) -> None: ...
     def remove_machine(self, id: str) -> None: ...
+    def put_host(
+        self, id: str, region: str, ip16: bytes, ports: list[int], epoch: int, roles: list[str]
+    ) -> None: ...
+    def remove_host(self, id: str) -> None: ...
+    def set_region_order(self, regions: list[str]) -> None: ...
     def commit(self, revision: int) -> None: ...
 
 
@@ -213,6 +216,10 @@ class Publisher:
                 self.writer.put_machine(record.id, record.app, ip16(record.address), record.port, record.region,
                                         record.host, health, record.cordoned)
 
+            case Host():
+                self.writer.put_host(record.id, record.region, ip16(record.address), list(record.ports), record.epoch,
+                                     list(record.roles))
+
     def _try_again(self) -> None:
         """Gives what was refused for lack of room another chance, each kind until its first refusal."""
         for kind in _ORDER:
@@ -227,6 +234,7 @@ _REMOVE: dict[type[Record], Callable[[Writer, Any], None]] = {
     Hostname: lambda writer, record: writer.remove_hostname(record.host),
     Ip: lambda writer, record: writer.remove_address(ip16(record.address)),
     Machine: lambda writer, record: writer.remove_machine(record.id),
+    Host: lambda writer, record: writer.remove_host(record.id),
 }
 
 
@@ -248,15 +256,5 @@ def _port(port: Port) -> dict[str, Any]:
     return {
         "start": port.start, "end": port.end, "handlers": list(port.handlers), "force_https": port.force_https,
         "pristine": port.pristine, "proxy_version": port.proxy_version, "idle_timeout": port.idle_timeout,
-        "headers_read_timeout": port.headers_read_timeout,
+        "headers_read_timeout": port.headers_read_timeout, "h2_backend": port.h2_backend,
     }
-
-
-def hash_key(key_file: str) -> bytes:
-    """The 16 bytes that consistent hashing is keyed with; the same on every edge that has the same cluster key.
-
-    Without a cluster key they are a constant: hosts agree then too, but a client can work out where a key leads.
-    Raises OSError when the file cannot be read.
-    """
-    secret = Path(key_file).read_bytes() if key_file else b""
-    return hashlib.blake2b(secret.strip(), digest_size=16, person=b"flyproxy-hash").digest()

@@ -5,7 +5,7 @@ append-only, and a reader that knows fewer fields than were written leaves the r
 old reader must not try. Keys live in scopes, the units of order and authority: ``g`` for what is the same everywhere,
 ``r-REGION`` for the machines of a region.
 
-    g         app.NAME  host.NAME  ip.HEX  region.CODE        (a wildcard host is written host._.example.com)
+    g         app.NAME  host.NAME  ip.HEX  region.CODE  node.ID    (a wildcard host is written host._.example.com)
     r-REGION  machine.ID  health.ID
 """
 
@@ -21,11 +21,13 @@ import msgspec
 
 from flyproxy.apps import rules
 from flyproxy.apps.model import VERSION, App
+from flyproxy.settings import BACKHAUL_PORTS_MAX
 from flyproxy.units import canonical_ip, ip16
 
 MAX_BYTES = 64 << 10
 GLOBAL = "g"
 
+HostRole = Literal["edge", "worker"]
 HealthStatus = Literal["unknown", "passing", "critical"]
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,38}", re.ASCII)
@@ -70,6 +72,18 @@ class Region(msgspec.Struct, array_like=True, frozen=True):
     code: str
 
 
+class Host(msgspec.Struct, array_like=True, frozen=True):
+    """A host of the mesh, as it tells of itself: mesh address, the backhaul port of each slot, boot epoch."""
+
+    v: int
+    id: str
+    region: str
+    address: str
+    ports: tuple[int, ...] = ()
+    epoch: int = 0
+    roles: tuple[HostRole, ...] = ()
+
+
 class Health(msgspec.Struct, array_like=True, frozen=True):
     """What the checks say of a machine, and why."""
 
@@ -79,12 +93,11 @@ class Health(msgspec.Struct, array_like=True, frozen=True):
     reason: str = ""
 
 
-Record = App | Machine | Hostname | Ip | Region | Health
+Record = App | Machine | Hostname | Ip | Region | Host | Health
 
 TYPES: dict[str, type[Record]] = {
-    "app": App, "host": Hostname, "ip": Ip, "region": Region, "machine": Machine, "health": Health,
+    "app": App, "host": Hostname, "ip": Ip, "region": Region, "node": Host, "machine": Machine, "health": Health,
 }
-GLOBAL_KINDS = frozenset({"app", "host", "ip", "region"})
 _DECODERS: dict[str, msgspec.json.Decoder[Record]] = {
     kind: msgspec.json.Decoder(struct) for kind, struct in TYPES.items()
 }
@@ -150,6 +163,8 @@ def key_of(record: Record) -> tuple[str, str]:
             return GLOBAL, ip_key(record.address)
         case Region():
             return GLOBAL, f"region.{record.code}"
+        case Host():
+            return GLOBAL, node_key(record.id)
         case Machine():
             return region_scope(record.region), f"machine.{record.id}"
         case Health():
@@ -159,6 +174,11 @@ def key_of(record: Record) -> tuple[str, str]:
 def region_scope(region: str) -> str:
     """The scope of a region's machines."""
     return f"r-{region}"
+
+
+def node_key(host: str) -> str:
+    """The key of a host of the mesh; ``host.`` is the host names'."""
+    return f"node.{host}"
 
 
 def host_key(host: str) -> str:
@@ -191,6 +211,8 @@ def problems(record: Record) -> Iterator[str]:
             yield from _address(record.address)
         case Region():
             yield from _region(record.code)
+        case Host():
+            yield from _mesh_host(record)
         case Health():
             yield from _id(record.machine)
 
@@ -204,6 +226,28 @@ def _machine(record: Machine) -> Iterator[str]:
         yield f"the port must be from 1 to 65535, or 0 for the service's own, not {record.port}"
     if record.host and _HOST.fullmatch(record.host) is None:
         yield f"the host must be 1 to 31 of a-z, 0-9 and '-', not {record.host[:80]!r}"
+
+
+def _mesh_host(record: Host) -> Iterator[str]:
+    if not is_host_id(record.id):
+        yield f"a host's id must be 1 to 31 of a-z, 0-9 and '-', not {record.id[:80]!r}"
+    yield from _region(record.region)
+    yield from _address(record.address)
+    if not 1 <= record.epoch < 1 << 32:
+        yield f"the epoch must be unix seconds in 32 bits, not {record.epoch}"
+    if not record.roles or len(set(record.roles)) < len(record.roles):
+        yield "a host has each of its roles once, and at least one"
+    if len(record.ports) > BACKHAUL_PORTS_MAX:
+        yield f"a host has at most {BACKHAUL_PORTS_MAX} backhaul ports, not {len(record.ports)}"
+    if not all(1 <= port <= 65535 for port in record.ports):
+        yield "backhaul ports must be from 1 to 65535"
+    if bool(record.ports) != ("worker" in record.roles):
+        yield "hosts with the role worker have backhaul ports, and only these"
+
+
+def is_host_id(text: str) -> bool:
+    """Whether a host may be called so."""
+    return _HOST.fullmatch(text) is not None
 
 
 def is_app_name(text: str) -> bool:

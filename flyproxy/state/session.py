@@ -2,6 +2,7 @@
 
     follow (one task for each scope) ──batches──▶ apply ──▶ guard ──▶ publisher ──▶ one commit
                                                     └─▶ ports to the master, report, last-known-good files
+    measured round trips ──each second──▶ region_order ──▶ publisher ──▶ a commit when the order is another
 
 A start first serves the last-known-good files, then goes on from where they end. While the store fails, what is in the
 table stays; each scope tries again by itself. The table's revision is the lowest that all scopes have reached, so that
@@ -17,27 +18,33 @@ from collections.abc import Callable
 from typing import Any
 
 from flyproxy import log
-from flyproxy.state import last_good, report
+from flyproxy.state import last_good, region_order, report
 from flyproxy.state.guard import Good, Guard, Place, Update
+from flyproxy.state.own_host import OwnHost
 from flyproxy.state.poison import Poison
 from flyproxy.state.publish import Publisher, WantedPort, Writer
-from flyproxy.state.records import GLOBAL, Region, region_scope
+from flyproxy.state.records import GLOBAL, Host, Region, region_scope
 from flyproxy.state.store import Batch, Cursor, CursorExpired, Snapshot, StateStore, StoreError
 
 SAVE_EVERY = 10.0
 RETRY_MIN, RETRY_MAX = 0.1, 5.0
 COMMIT_AGAIN = 1.0
+LOOK_AT_CLOSENESS = 1.0
 
 Item = tuple[str, Batch | Snapshot]
 Unsaved = tuple[str, Cursor, dict[str, Good]]
 
 
 class Session:
-    """Owns the guard, the publisher and the tasks; ``send`` takes the messages for the master."""
+    """Owns the guard, the publisher and the tasks; ``send`` takes the messages for the master.
+
+    On a mesh ``own`` is this host's record and ``round_trips`` tells what is measured of each region, in µs.
+    """
 
     def __init__(
         self, store: StateStore, writer: Writer, refusals: tuple[type[Exception], ...], state_dir: str, region: str,
-        send: Callable[[dict[str, Any]], None],
+        send: Callable[[dict[str, Any]], None], own: Host | None = None,
+        round_trips: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.store = store
         self.state_dir = state_dir
@@ -45,12 +52,15 @@ class Session:
         self.poison = Poison(state_dir)
         self.guard = Guard(poisoned=self.poison.poisoned, touching=self.poison.touching)
         self.publisher = Publisher(writer, self, refusals)
+        self.own = OwnHost(store, own) if own else None
+        self.round_trips = round_trips
         self.cursors: dict[str, Cursor] = {}
         self.scopes = {GLOBAL, region_scope(region)}
         self.revision = -1
         self.ready = False
         self._uncommitted = False
         self._saved: dict[str, Cursor] = {}
+        self._order: list[str] = []
         self._ports: list[WantedPort] | None = None
         self._reported = report.read(state_dir)
         self._queue: asyncio.Queue[Item] = asyncio.Queue(100)
@@ -60,10 +70,14 @@ class Session:
         """Until cancelled. A failure of any part that is not the store's ends the session with that failure."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._reorder()
                 self._restore()
                 for scope in sorted(self.scopes):
                     self._follow(group, scope)
                 group.create_task(self._save_often())
+                if self.own is not None:
+                    group.create_task(self.own.run())
+                    group.create_task(self._follow_closeness())
                 await self._apply_all(group)
         finally:
             with contextlib.suppress(OSError):
@@ -105,6 +119,7 @@ class Session:
             for scope, item in items:
                 updates += self._judge(scope, item)
                 self.cursors[scope] = item.cursor
+                self._look_at_own(scope, item)
             for scope in sorted(_regions(updates)):
                 self._follow(group, scope)
             self._publish(updates)
@@ -128,6 +143,29 @@ class Session:
             log.error("mass-removal-held", f"{len(self.guard.held)} records are missing from scope {scope}; they are "
                       "served on. If they were meant to go: stop flyproxy, remove the folder last-known-good, start it")
         return updates
+
+    def _look_at_own(self, scope: str, item: Batch | Snapshot) -> None:
+        if self.own is None or scope != GLOBAL:
+            return
+        if isinstance(item, Snapshot) or any(change.key == self.own.key for change in item.changes):
+            self.own.look_again()
+
+    async def _follow_closeness(self) -> None:
+        """Before the first commit, and when that fails, the next one carries the new order."""
+        while True:
+            await asyncio.sleep(LOOK_AT_CLOSENESS)
+            if self._reorder() and self.revision >= 0:
+                self._commit(self.revision)
+
+    def _reorder(self) -> bool:
+        """Whether the regions are in another order than before; not yet visible to readers."""
+        order = region_order.reordered(self._order, self.round_trips())
+        if order == self._order:
+            return False
+        self._order = order
+        self.publisher.writer.set_region_order(order)
+        log.info("region-order", f"nearest first: {', '.join(order) or 'none is reached'}", regions=order)
+        return True
 
     def _publish(self, updates: list[Update]) -> None:
         """One batch into the table, one commit; nothing is committed before every scope has been read once."""

@@ -1,7 +1,7 @@
 """The state as operators and the API see it: plain dicts in the shapes that INTERFACE names.
 
-What only the running daemon knows is left open here: ``in_flight`` is None, and a port that could be served has the
-state "unknown".
+What only the running daemon knows is left open here: ``in_flight`` and ``closeness`` are None, and a port that could be
+served has the state "unknown".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flyproxy.apps.model import App, Port, Service
 from flyproxy.state import records
 from flyproxy.state.commands import machine_scopes
-from flyproxy.state.records import GLOBAL, Health, HealthStatus, Hostname, Invalid, Ip, Machine
+from flyproxy.state.records import GLOBAL, Health, HealthStatus, Host, Hostname, Invalid, Ip, Machine
 from flyproxy.state.store import StateStore
 
 
@@ -38,6 +38,7 @@ class World:
     hostnames: dict[str, str] = field(default_factory=dict)
     ips: dict[str, str | None] = field(default_factory=dict)
     machines: dict[str, MachineNow] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
 
 
 async def load_world(store: StateStore) -> World:
@@ -60,6 +61,8 @@ async def load_world(store: StateStore) -> World:
                     world.ips[record.address] = record.app
                 case Machine():
                     machines[record.id] = record
+                case Host():
+                    world.hosts[record.id] = record
                 case Health():
                     health[record.machine] = record.status
     world.machines = {
@@ -107,6 +110,17 @@ def ips(world: World, app: str | None = None) -> list[dict[str, Any]]:
     return [
         {"address": address, "app": owner, "shared": owner is None}
         for address, owner in sorted(world.ips.items()) if app in (None, owner)
+    ]
+
+
+def hosts(world: World, here: str) -> list[dict[str, Any]]:
+    """All hosts of the mesh; ``here`` is the id of this one."""
+    return [
+        {
+            "id": one.id, "region": one.region, "address": one.address, "ports": list(one.ports), "epoch": one.epoch,
+            "roles": list(one.roles), "here": one.id == here, "closeness": None,
+        }
+        for _, one in sorted(world.hosts.items())
     ]
 
 

@@ -33,6 +33,7 @@ from flyproxy.boot import (
     settings_json,
 )
 from flyproxy.channel import Channel, ChannelClosed
+from flyproxy.cluster_key import hmac_key
 
 BEAT = 0.2  # seconds between two beats of the Python side; the master judges from 0.5 s on
 STARTING_BEAT = 0.02  # until ready: a new generation should not wait for the beat
@@ -57,6 +58,8 @@ class Worker:
             self.proc, boot.segment_fds, boot.wake_fds, settings_json(boot.settings), self.settings.region,
             self.settings.host,
         )  # fmt: skip
+        if boot.cluster_key:
+            self._engine.set_backhaul(boot.epoch, hmac_key(boot.cluster_key))
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._failure = ""
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -200,7 +203,7 @@ class Worker:
                 continue
             await self._post(
                 self._engine.add_listener, item["id"], item["slot"], fd, item["service_port"], item["proxy_protocol"],
-                item["trusted_sources"], item["source"] == "app",
+                item["trusted_sources"], item["source"] == "backhaul",
             )  # fmt: skip
 
 

@@ -169,9 +169,28 @@ http_options = { replay_cache = [] }
 """)
     assert set(read.ignored_keys) == {
         "http_service.auto_stop_machines", "http_service.auto_start_machines", "http_service.min_machines_running",
-        "http_service.processes", "http_service.http_options.compress", "http_service.http_options.h2_backend",
+        "http_service.processes", "http_service.http_options.compress",
         "http_service.http_options.response.headers", "services[0].auto_stop_machines",
         "services[0].ports[0].http_options.replay_cache"}
+
+
+def test_h2_backend_is_a_property_of_each_port() -> None:
+    read = app("""
+app = "hello"
+[http_service]
+http_options = { h2_backend = true }
+[[services]]
+internal_port = 9000
+[[services.ports]]
+port = 81
+handlers = ["http"]
+[[services.ports]]
+port = 82
+handlers = ["http"]
+http_options = { h2_backend = true }
+""")
+    assert [[port.h2_backend for port in service.ports] for service in read.services] == [[True, True], [False, True]]
+    assert read.ignored_keys == ()
 
 
 def test_the_name_comes_from_the_file_or_from_the_command() -> None:

@@ -28,7 +28,7 @@ from tests.kit.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCS = 16
-WRITES = {"state": {"root", "table0", "table1", "load"}, "control": {"logs"}}
+WRITES = {"state": {"root", "table0", "table1", "load"}, "control": {"load", "logs"}}
 
 
 class Host:
@@ -73,7 +73,8 @@ class Host:
         self.children[role] = (process, channel)
         fds = {name: fd if name in WRITES[role] else read_only_fd(fd) for name, fd in self.fds.items()}
         boot = Boot(role=role, index=0, proc=None, generation=1, settings=self.settings, segment_fds=fds,
-                    wake_fds=self.wakes, runtime=str(self.folder), state_dir=str(self.folder))
+                    wake_fds=self.wakes, runtime=str(self.folder), state_dir=str(self.folder),
+                    epoch=1_800_000_000, backhaul_ports=(7443, 7444), cluster_key=b"0123456789abcdef")
         channel.send(*boot_message(boot, None))
         for name, fd in fds.items():
             if name not in WRITES[role]:

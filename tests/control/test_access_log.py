@@ -7,7 +7,6 @@ import pytest
 from flyproxy._speedups._testing_shm import Worker
 from flyproxy._speedups.shm.beat import create_segments
 from flyproxy._speedups.shm.logring import LogReader
-from flyproxy.control.telemetry import access_log
 from flyproxy.control.telemetry.access_log import AccessLog
 from tests.kit.wait import until
 
@@ -42,7 +41,7 @@ def drain(fds):
     made = []
 
     def start(access):
-        log = AccessLog(LogReader(fds), str(access), 16)
+        log = AccessLog(LogReader(fds), str(access))
         log.start()
         made.append(log)
         return log
@@ -77,11 +76,11 @@ def test_a_switch_of_the_file_keeps_the_counts(workers, drain, path):
 
 
 def test_what_is_in_the_rings_is_written_before_it_ends(fds, workers, path):
-    log = AccessLog(LogReader(fds), str(path), 16)
-    put(workers[1], *[b"line"] * (3 * access_log.BATCH))
+    log = AccessLog(LogReader(fds), str(path))
+    put(workers[1], *[b"line"] * 12_000)
     log.start()
     log.stop()
-    assert path.read_bytes().count(b"\n") == 3 * access_log.BATCH
+    assert path.read_bytes().count(b"\n") == 12_000
 
 
 def test_a_full_disk_is_told_once_and_so_is_its_end(workers, drain, path, capfd):
@@ -107,7 +106,7 @@ def test_a_sink_that_blocks_holds_up_nobody_but_the_drain(fds, workers, tmp_path
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    log = AccessLog(LogReader(fds), str(fifo), 16)
+    log = AccessLog(LogReader(fds), str(fifo))
     log.start()
     put(workers[0], *[b"x" * 1000] * 1000)      # more than a pipe holds
     log.stop(timeout=0.1)

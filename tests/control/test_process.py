@@ -1,5 +1,6 @@
 """The real control process beside the real state process and store: what it answers, whom, and how it ends."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,11 +13,14 @@ import threading
 import pytest
 
 from flyproxy._speedups.shm.table import TableReader
+from flyproxy.apps.model import VERSION
 from flyproxy.boot import EXIT_MASTER, EXIT_OK
 from flyproxy.control.telemetry.families import FAMILIES
 from flyproxy.ctl import client
 from flyproxy.ctl.client import UnixConnection
 from flyproxy.ctl.failure import Failure
+from flyproxy.state import records
+from flyproxy.state.sqlite import SqliteStore
 from tests.control.boot import ROOT, Host
 from tests.kit.wait import until
 
@@ -89,6 +93,28 @@ def test_nouns_come_back_as_the_interface_names_them(running):
     assert running.api.list("apps") == [app]
     assert {"name", "hostnames", "services", "ignored_keys"} <= app.keys()
     assert running.api.list("machines", "nosuch") == []
+
+
+def test_hosts_come_with_how_far_they_are(host):
+    from flyproxy._speedups.shm.closeness import Closeness
+    host.write_settings(backhaul={"address": "10.9.0.1", "key_file": "/only/the/master/reads/it"})
+    running = begun(host)
+    own = {"id": "h1", "region": "loc", "address": "10.9.0.1", "ports": [7443, 7444], "epoch": 1_800_000_000,
+           "roles": ["edge", "worker"], "here": True, "closeness": None}
+    assert until(lambda: running.api.list("hosts"), "the host has written itself") == [own]
+
+    async def add():
+        store = SqliteStore(running.settings.database)
+        other = records.Host(VERSION, "h2", "syd", "10.9.0.2", (7443,), 1_800_000_001, ("worker",))
+        await store.put("g", "node.h2", records.encode(other))
+        await store.close()
+    asyncio.run(add())
+    table = TableReader(running.fds)
+    slot = until(lambda: next((one["slot"] for one in table.hosts() if one["id"] == "h2"), None), "h2 is in the table")
+    Closeness(running.fds, writable=True).set(slot, "direct", 12_500, None)
+    assert running.api.show("hosts", "h2")["closeness"] == {"state": "direct", "rtt_ms": 12.5, "via": None}
+    assert refused(running.api.put, "hosts", "h2", {}).code == "read-only"
+    assert running.api.delete("hosts", "h2")["served"] and running.api.list("hosts") == [own]
 
 
 def test_ports_have_the_state_that_the_master_tells(running):
@@ -302,6 +328,11 @@ def test_metrics_count_what_control_does_itself(running):
     for line in ('flyproxy_connections{side="client",worker="0"} 0.0', 'flyproxy_quarantined_records 0.0',
                  'flyproxy_access_log_lines_total{result="lost"} 0.0'):
         assert line in page.splitlines()
+
+
+def test_it_answers_its_master(running):
+    running.children["control"][1].send({"t": "ping"})
+    assert running.hear("control", "pong") == {"t": "pong"}
 
 
 def test_it_ends_when_told_and_when_the_master_is_gone(running):

@@ -16,8 +16,8 @@ GRAMMAR = [
     ("apps", "apply"), ("apps", "list"), ("apps", "show"), ("apps", "remove"),
     ("machines", "add"), ("machines", "list"), ("machines", "show"), ("machines", "remove"), ("machines", "cordon"),
     ("machines", "uncordon"), ("hostnames", "add"), ("hostnames", "list"), ("hostnames", "remove"), ("ips", "add"),
-    ("ips", "share"), ("ips", "list"), ("ips", "remove"), ("status",), ("workers",), ("reload",), ("top",), ("logs",),
-    ("config", "show"), ("completion",),
+    ("ips", "share"), ("ips", "list"), ("ips", "remove"), ("hosts", "list"), ("hosts", "show"), ("hosts", "remove"),
+    ("status",), ("workers",), ("reload",), ("top",), ("logs",), ("config", "show"), ("completion",),
 ]
 
 
@@ -42,8 +42,8 @@ def test_the_grammar_has_no_other_nouns():
 
 
 @pytest.mark.parametrize("arguments", [
-    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["status"], ["workers"],
-    ["reload"], ["top", "--once"], ["apps", "remove", "x", "--yes"],
+    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["hosts", "list"], ["status"],
+    ["workers"], ["reload"], ["top", "--once"], ["apps", "remove", "x", "--yes"],
 ], ids=" ".join)
 def test_exit_3_when_nothing_runs(ctl, nowhere, arguments):
     ran = ctl(*nowhere, *arguments)

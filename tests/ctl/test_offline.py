@@ -1,8 +1,13 @@
 """Nouns on the real SQLite store while nothing runs."""
 
+import asyncio
 import socket
 
 import pytest
+
+from flyproxy.apps.model import VERSION
+from flyproxy.state import records
+from flyproxy.state.sqlite import SqliteStore
 
 FLY_TOML = """\
 app = "hello"
@@ -131,6 +136,33 @@ def test_a_name_that_another_app_has_is_not_taken_over(with_app):
     with_app("apps", "apply", with_app.folder / "fly.toml", "-a", "world")
     with_app("hostnames", "add", "hello.test", "-a", "hello")
     assert with_app("--json", "hostnames", "add", "hello.test", "-a", "world").error["code"] == "hostname-taken"
+
+
+def test_hosts_of_the_mesh_are_listed_shown_and_removed(host):
+    record = records.Host(VERSION, "h1", "ams", "10.9.0.1", (7443, 7444), 1_800_000_000, ("edge", "worker"))
+    other = records.Host(VERSION, "h2", "syd", "10.9.0.2", (40001, 40007), 1_800_000_001, ("worker",))
+    assert "no hosts; each with [backhaul] address" in host("hosts", "list").out
+
+    async def put():
+        store = SqliteStore(str(host.folder / "state" / "state.db"))
+        for one in (record, other):
+            await store.put(*records.key_of(one), records.encode(one))
+        await store.close()
+    asyncio.run(put())
+    assert host("--json", "hosts", "list").data == [
+        {"id": "h1", "region": "ams", "address": "10.9.0.1", "ports": [7443, 7444], "epoch": 1_800_000_000,
+         "roles": ["edge", "worker"], "here": True, "closeness": None},
+        {"id": "h2", "region": "syd", "address": "10.9.0.2", "ports": [40001, 40007], "epoch": 1_800_000_001,
+         "roles": ["worker"], "here": False, "closeness": None},
+    ]
+    _, first, second = host("hosts", "list").out.splitlines()
+    assert first.split() == ["h1", "ams", "10.9.0.1", "7443-7444", "edge,", "worker", "here", "-", "-"]
+    assert second.split() == ["h2", "syd", "10.9.0.2", "40001,", "40007", "worker", "-", "-", "-"]
+    assert host("--json", "hosts", "show", "h2").data["region"] == "syd"
+    assert "epoch    1800000001" in host("hosts", "show", "h2").out
+    assert [host("--json", "hosts", "remove", "h2").data["changed"] for _ in range(2)] == [True, False]
+    assert host("--json", "hosts", "show", "h2").error["code"] == "host-not-found"
+    assert host("--json", "hosts", "remove", "No Host").error["code"] == "invalid-host"
 
 
 def test_offline_is_refused_while_a_master_runs(host):

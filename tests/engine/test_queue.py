@@ -173,3 +173,22 @@ def test_room_is_not_lost_on_workers_that_no_longer_wait(vm: HoldingVM, start: C
     assert vm.arrived.acquire(timeout=2), "worker 3 found the room"
     vm.release()
     assert answered(waiters[2], 10) == b"200"
+
+
+def test_idle_connections_of_another_worker_leave_when_a_full_machine_needs_their_room(
+    vm: HoldingVM, start: Callable[..., Workers]
+) -> None:
+    """Worker 1 keeps two of four, taken and given back several times; worker 0 gets all four long before they age."""
+    workers = start(2, upstream_idle=60.0, queue=10.0)
+    workers.limit(concurrency="connections", soft_limit=4, hard_limit=4)
+    for _ in range(3):
+        idlers = [workers.ask(1) for _ in range(2)]
+        for _ in idlers:
+            assert vm.arrived.acquire(timeout=10)
+        vm.release(2)
+        assert [answered(client, 10) for client in idlers] == [b"200"] * 2
+    waiters = [workers.ask(0) for _ in range(4)]
+    for _ in waiters:
+        assert vm.arrived.acquire(timeout=5), "a request found no room"
+    vm.release(4)
+    assert [answered(client, 10) for client in waiters] == [b"200"] * 4

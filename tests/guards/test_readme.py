@@ -71,6 +71,7 @@ def test_flyproxyctl_command_exists(words: list[str]) -> None:
         "insn",
         "bench",
         "bench-micro",
+        "test-hops",
         "test-long",
         "soak",
         "chaos",

@@ -2,13 +2,15 @@
 
 A worker sends each client its pid and index at once and keeps the connection open. ``RUNTIME/behaviour`` holds one
 word that says how workers that start from now on behave: ``good``, ``silent`` (never ready), ``refuse``, ``exit``,
-``deaf-engine`` (the engine side stops after being ready), ``deaf-python`` (likewise the Python side).
+``deaf-engine`` (the engine side stops after being ready), ``deaf-python`` (likewise the Python side). What the boot
+message told of this host among others stands in ``RUNTIME/boot-ROLE.json``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
+import json
 import os
 import signal
 import socket
@@ -124,17 +126,30 @@ class FakeWorker:
 
 
 async def serve_single(boot: Boot, channel: Channel) -> int:
-    """State and control: ready at once, and gone with the master. State repeats the ports in RUNTIME/ports."""
+    """State and control: ready at once, and gone with the master. State repeats the ports in RUNTIME/ports at SIGUSR1,
+    and works for some seconds without listening at SIGUSR2."""
     channel.send({"t": "ready"})
     if boot.role == "state":
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: say_ports(boot, channel))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, work)
     try:
         while True:
             message, _ = await channel.recv()
             if message["t"] == "stop":
                 return 0
+            if message["t"] == "ping":
+                channel.send({"t": "pong"})
     except ChannelClosed:
         return EXIT_MASTER
+
+
+def work() -> None:
+    """Longer than a silent process may be in these tests (1.5 s), and far shorter than a working one."""
+    begun = time.process_time()
+    log.info("working", "hard")
+    while time.process_time() - begun < 4.0:
+        pass
+    log.info("worked", "hard")
 
 
 def say_ports(boot: Boot, channel: Channel) -> None:
@@ -147,6 +162,8 @@ async def main() -> int:
     faulthandler.register(DUMP_SIGNAL, all_threads=True, chain=False)
     channel = Channel.inherited()
     boot = await receive_boot(channel)
+    told = {"epoch": boot.epoch, "backhaul_ports": boot.backhaul_ports, "cluster_key": boot.cluster_key.decode()}
+    Path(boot.runtime, f"boot-{boot.role}.json").write_text(json.dumps(told))
     if boot.role != "worker":
         return await serve_single(boot, channel)
     behaviour = Path(boot.runtime, "behaviour")

@@ -24,7 +24,7 @@ async def main() -> int:
     child = str(Path(__file__).with_name("fake_child.py"))
     master = Master(
         settings, read, command=lambda role: [sys.executable, "-P", child, role], ready_timeout=3.0,
-        segments=FakeSegments,  # type: ignore[arg-type]
+        segments=FakeSegments, silent_least=0.5,  # type: ignore[arg-type]
     )  # fmt: skip
     return await master.run()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from flyproxy.master.children import FIRST_NICE
 from tests.kit.wait import until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster, hello
 
+CAP_SYS_NICE = 23
 PROMPT = 1.0  # seconds that no connect may wait longer than, whatever happens
 
 
@@ -64,6 +68,39 @@ def test_a_wildcard_listener_serves_both_families_on_one_port(make_master: Calla
     for address in ("::1", "127.0.0.1"):
         with socket.create_connection((address, port), 5) as sock:
             assert hello(sock)
+
+
+def test_each_family_of_a_port_may_have_a_listener_of_its_own(make_master: Callable[..., RunningMaster]) -> None:
+    six_and_four = TWO.replace("127.0.0.1:0", "[::]:0") + "port = 80\n"
+    master = make_master(six_and_four).start()
+    port = master.addresses()[0][1]
+    six_and_four = six_and_four.replace("[::]:0", f"[::]:{port}")
+    two_listeners = f"{six_and_four}[[listeners]]\naddress = '0.0.0.0:{port}'\nport = 81\n"
+    for text, four in ((six_and_four, 80), (two_listeners, 81), (six_and_four, 80)):
+        with socket.create_connection(("127.0.0.1", port), 5) as before:
+            assert hello(before)
+            master.configure(text)
+            assert "data" in master.ask("reload")
+            rows = {row["address"]: row["port"] for row in master.status()["listeners"]}
+            assert rows == {f"[::]:{port}": 80, f"0.0.0.0:{port}": four}
+            for address in ("::1", "127.0.0.1"):
+                with socket.create_connection((address, port), 5) as sock:
+                    assert hello(sock)
+    master.configure(two_listeners)
+    assert master.stop() == 0
+    master.start()  # both in one file from the start
+    assert {row["port"] for row in master.status()["listeners"]} == {80, 81}
+
+
+def test_one_address_may_have_a_listener_beside_all_addresses(make_master: Callable[..., RunningMaster]) -> None:
+    master = make_master(TWO).start()
+    port = master.addresses()[0][1]
+    both = f"address = '0.0.0.0:{port}'\n[[listeners]]\naddress = '127.0.0.1:{port}'\nport = 81"
+    master.configure(TWO.replace("address = '127.0.0.1:0'", both))
+    assert master.stop() == 0
+    master.start()
+    rows = {row["address"]: row["port"] for row in master.status()["listeners"]}
+    assert rows == {f"0.0.0.0:{port}": port, f"127.0.0.1:{port}": 81}
 
 
 def test_a_graceful_stop_waits_for_connections_and_leaves_nothing_behind(master: RunningMaster) -> None:
@@ -189,6 +226,18 @@ def test_each_side_of_a_worker_is_watched(make_master: Callable[..., RunningMast
 
 def alive_worker(master: RunningMaster, index: int) -> int | None:
     return next((row["pid"] for row in master.workers() if row["index"] == index), None)
+
+
+def may_raise() -> bool:
+    held = int(re.search(r"^CapEff:\s+(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1], 16)  # type: ignore[index]
+    return bool(held >> CAP_SYS_NICE & 1) or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20 - FIRST_NICE
+
+
+def test_state_alone_runs_before_the_others_where_that_is_allowed(master: RunningMaster) -> None:
+    status = master.status()
+    assert os.getpriority(os.PRIO_PROCESS, status["state"]["pid"]) == (FIRST_NICE if may_raise() else 0)
+    others = [status["control"]["pid"], *(row["pid"] for row in master.workers())]
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in others} == {0}
 
 
 @pytest.mark.parametrize("role", ["state", "control"])

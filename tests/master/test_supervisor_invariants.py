@@ -97,7 +97,10 @@ class RandomWorld(RuleBasedStateMachine):
         self.now += seconds
         ages = st.sampled_from([0.01, 0.6, 4.0])
         beats = {child.id: Beat(data.draw(ages), data.draw(ages)) for child in self.state.workers()}
-        self.do(m.Tick(beats, on_time))
+        singles = [child for child in self.state.children.values() if child.post[0] != "worker"]
+        silences = {child.id: m.Silence(data.draw(st.sampled_from([0.0, 11.0])), data.draw(st.booleans()))
+                    for child in singles}  # fmt: skip
+        self.do(m.Tick(beats, on_time, silences))
 
     @rule(workers=st.booleans(), wait=st.booleans(), count=st.integers(1, 4))
     def reload(self, workers: bool, wait: bool, count: int) -> None:

@@ -76,6 +76,7 @@ level = "debug"
 access = "/var/log/access"
 [backhaul]
 address = "fd00::1"
+key_file = "/etc/flyproxy/cluster.key"
 """)
     assert (settings.region, settings.host, settings.roles) == ("ams", "edge-1", ["edge"])
     assert [settings.allows_port(port) for port in (80, 81, 4999, 5000, 6000, 6001)] == [
@@ -86,7 +87,7 @@ address = "fd00::1"
     assert settings.listeners[1].trusted_sources == ["10.0.0.0/8", "fd00::/8"]
     assert (settings.limits.head, settings.limits.memory) == (1 << 20, 2 << 30)
     assert (settings.timeouts.head, settings.timeouts.tunnel_idle, settings.timeouts.queue) == (0.25, 7200.0, 0.0)
-    assert settings.backhaul.address == "[fd00::1]:7443"
+    assert (settings.backhaul.address, settings.backhaul.bind) == ("[fd00::1]:7443", ("fd00::1", 7443))
 
 
 @pytest.mark.parametrize(("text", "problem"), [

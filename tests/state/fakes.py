@@ -31,6 +31,8 @@ class FakeTable:
         self.hostnames: dict[str, str] = {}
         self.addresses: dict[bytes, str | None] = {}
         self.machines: dict[str, tuple[Any, ...]] = {}
+        self.hosts: dict[str, tuple[Any, ...]] = {}
+        self.regions: list[str] = []
 
     def put_app(self, name: str, services: list[dict[str, Any]]) -> None:
         self._call("put_app", name)
@@ -73,6 +75,18 @@ class FakeTable:
         self._call("remove_machine", id)
         del self.machines[id]
 
+    def put_host(self, id: str, *rest: Any) -> None:
+        self._call("put_host", id)
+        self.hosts[id] = rest
+
+    def remove_host(self, id: str) -> None:
+        self._call("remove_host", id)
+        del self.hosts[id]
+
+    def set_region_order(self, regions: list[str]) -> None:
+        self._call("set_region_order", " ".join(regions))
+        self.regions = list(regions)
+
     def commit(self, revision: int) -> None:
         if self.failing_commits:
             self.failing_commits -= 1
@@ -80,7 +94,7 @@ class FakeTable:
         self.commits.append(revision)
         self.view = {
             "apps": dict(self.apps), "hostnames": dict(self.hostnames), "addresses": dict(self.addresses),
-            "machines": dict(self.machines),
+            "machines": dict(self.machines), "hosts": dict(self.hosts), "regions": dict.fromkeys(self.regions),
         }
 
     def _call(self, name: str, argument: str) -> None:
@@ -95,6 +109,10 @@ def http_app(name: str, *, port: int = 80, handlers: tuple[Any, ...] = ("http",)
 
 def machine(id: str, app: str, *, region: str = "ams", address: str = "10.0.0.1") -> records.Machine:
     return records.Machine(VERSION, id, app, address, 0, region, "h1")
+
+
+def host(id: str, *, region: str = "ams", address: str = "10.9.0.1", epoch: int = 1_800_000_000) -> records.Host:
+    return records.Host(VERSION, id, region, address, (7443, 7444), epoch, ("edge", "worker"))
 
 
 def place_of(record: Record, scope: str = "") -> Place:

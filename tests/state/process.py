@@ -36,6 +36,8 @@ class Segments:
 class StateProcess:
     """``python -m flyproxy.state`` on ``folder``; ``heard`` are its messages."""
 
+    epoch, ports = 1_800_000_000, (7443, 7444)
+
     def __init__(self, folder: Path, segments: Segments, text: str = "") -> None:
         self.folder = folder
         self.segments = segments
@@ -53,7 +55,10 @@ class StateProcess:
             env={**os.environ, ENV_FD: str(theirs.fileno())},
         )
         theirs.close()
-        boot = Boot("state", 0, None, 1, self.settings, self.segments.fds, {}, str(self.folder), str(self.folder))
+        boot = Boot(
+            "state", 0, None, 1, self.settings, self.segments.fds, {}, str(self.folder), str(self.folder),
+            self.epoch, self.ports, b"0123456789abcdef",
+        )
         self.channel.send(*boot_message(boot, None))
         self.listening = asyncio.ensure_future(self._listen())
         return self

@@ -13,10 +13,11 @@ import pytest
 
 from flyproxy.boot import EXIT_BOOT, EXIT_MASTER, EXIT_OK
 from flyproxy.state import commands, report
+from flyproxy.state.records import encode
 from flyproxy.state.sqlite import SqliteStore
 from flyproxy.units import ip16
 from tests.state.conformance import run
-from tests.state.fakes import http_app
+from tests.state.fakes import host, http_app
 from tests.state.process import ROOT, Segments, StateProcess
 
 
@@ -147,15 +148,41 @@ def test_settings_that_a_session_is_built_on_are_taken_without_a_restart(tmp_pat
     run(work())
 
 
-def test_a_cluster_key_that_cannot_be_read_changes_nothing(tmp_path: Path, segments: Segments) -> None:
+MESH = """host = "h1"
+[backhaul]
+address = "10.9.0.1"
+key_file = "/only/the/master/reads/it"
+"""
+
+
+def test_on_a_mesh_it_tells_of_its_host_and_follows_what_is_measured(tmp_path: Path, segments: Segments) -> None:
+    from flyproxy._speedups.shm.closeness import Closeness
+
     async def work() -> None:
-        store = SqliteStore(str(tmp_path / "state.db"))
+        store, table = SqliteStore(str(tmp_path / "state.db")), segments.reader
+        async with StateProcess(tmp_path, segments, MESH) as state:
+            await state.until(lambda: [one["id"] for one in table.hosts()] == ["h1"])
+            (own,) = table.hosts()
+            assert (own["region"], own["address"], own["epoch"]) == ("ams", ip16("10.9.0.1"), state.epoch)
+            assert (own["ports"], own["roles"]) == (list(state.ports), ["edge", "worker"])
+            other = host("h2", region="syd", address="10.9.0.2")
+            revision = await store.put("g", "node.h2", encode(other))
+            await state.until(lambda: table.revision >= revision)
+            before = table.published_ns
+            (slot,) = (one["slot"] for one in table.hosts() if one["id"] == "h2")
+            Closeness(segments.fds, writable=True).set(slot, "direct", 9000, None)
+            await state.until(lambda: table.published_ns > before)
+            assert table.revision == revision
+        await store.close()
+    run(work())
+
+
+def test_it_answers_its_master(tmp_path: Path, segments: Segments) -> None:
+    async def work() -> None:
         async with StateProcess(tmp_path, segments) as state:
             await state.ready()
-            state.send_settings('[backhaul]\nkey_file = "/does/not/exist"')
-            revision = await commands.apply_app(store, http_app("hello"))
-            await state.until(lambda: segments.reader.revision >= revision)
-        await store.close()
+            state.channel.send({"t": "ping"})
+            await state.until(lambda: {"t": "pong"} in state.heard)
     run(work())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from hypothesis import strategies as st
 
 from flyproxy.apps.model import VERSION, App, Port, Service
 from flyproxy.state.guard import Place, Update
-from flyproxy.state.publish import Publisher, WantedPort, hash_key
+from flyproxy.state.publish import Publisher, WantedPort
 from flyproxy.state.records import Health, Hostname, Ip, Record
 from flyproxy.units import ip16
-from tests.state.fakes import FakeFull, FakeTable, gone, http_app, machine, put
+from tests.state.fakes import FakeFull, FakeTable, gone, host, http_app, machine, put
 
 
 class Notes:
@@ -128,16 +127,28 @@ def test_udp_is_kept_out_of_the_table_and_hard_limits_and_options_arrive() -> No
     one, table, _ = publisher()
     services = (
         Service("udp", 53, (Port(53, 53),)),
-        Service("tcp", 8080, (Port(80, 90, ("http",), True, True, 2, 3, 4),), balance="hash", balance_key="cookie:c"),
+        Service("tcp", 8080, (Port(80, 90, ("http",), True, True, 2, 3, 4, h2_backend=True),), balance="hash",
+                balance_key="cookie:c"),
     )
     one.apply([put(App(VERSION, "hello", services))])
     assert table.apps["hello"] == [{
         "internal_port": 8080, "concurrency": "connections", "soft_limit": 20, "hard_limit": 0, "balance": "hash",
         "balance_key": "cookie:c", "half_close": False, "ports": [{
             "start": 80, "end": 90, "handlers": ["http"], "force_https": True, "pristine": True, "proxy_version": 2,
-            "idle_timeout": 3, "headers_read_timeout": 4,
+            "idle_timeout": 3, "headers_read_timeout": 4, "h2_backend": True,
         }],
     }]
+
+
+def test_hosts_of_the_mesh_come_change_and_go_and_are_there_before_machines() -> None:
+    one, table, _ = publisher()
+    one.apply([put(machine("m", "hello")), put(host("h1")), put(http_app("hello"))])
+    assert table.calls == ["put_app hello", "put_host h1", "put_machine m"]
+    assert table.hosts == {"h1": ("ams", ip16("10.9.0.1"), [7443, 7444], 1_800_000_000, ["edge", "worker"])}
+    one.apply([put(host("h1", address="10.9.0.2", epoch=1_800_000_001))])
+    assert table.hosts["h1"][1:4:2] == (ip16("10.9.0.2"), 1_800_000_001)
+    one.apply([gone(host("h1"))])
+    assert table.hosts == {}
 
 
 def test_wanted_ports_are_those_of_the_apps_in_the_table() -> None:
@@ -163,16 +174,6 @@ def test_every_record_is_announced_before_the_writer_sees_it() -> None:
     with pytest.raises(RuntimeError):
         one.apply([put(machine("m", "hello"))])
     assert notes.touched[-1] == ("r-ams", "machine.m")
-
-
-def test_the_hash_key_is_the_same_for_the_same_cluster_key(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"secret\n")
-    (tmp_path / "b").write_bytes(b"secret")
-    (tmp_path / "c").write_bytes(b"another")
-    keys = [hash_key(str(tmp_path / name)) for name in "abc"]
-    assert keys[0] == keys[1] != keys[2]
-    assert hash_key("") == hash_key("") != keys[0]
-    assert {len(key) for key in keys} == {16}
 
 
 APPS = [http_app(name) for name in "ab"]

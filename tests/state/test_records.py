@@ -8,11 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from flyproxy.apps.model import VERSION, App, Check, Concurrency, Port, Service, TlsOptions
 from flyproxy.state import records
-from flyproxy.state.records import Health, Hostname, Invalid, Ip, Machine, Record, Region, decode, encode, key_of
-from tests.state.fakes import http_app, machine
+from flyproxy.state.records import Health, Host, Hostname, Invalid, Ip, Machine, Record, Region, decode, encode, key_of
+from tests.state.fakes import host, http_app, machine
 
 FULL_APP = App(VERSION, "hello", (Service(
     "tcp", 9000, (Port(443, 444, ("tls", "http"), False, True, 2, 5, 6, TlsOptions(("h2",), ("TLSv1.3",), True)),),
@@ -24,6 +25,7 @@ ALL: list[tuple[Record, str]] = [
     (Hostname(VERSION, "*.example.com", "hello"), "g"),
     (Ip(VERSION, "192.0.2.1", None), "g"),
     (Region(VERSION, "ams"), "g"),
+    (Host(VERSION, "h-1", "ams", "10.9.0.1", (7443, 7444), 1_800_000_000, ("edge", "worker")), "g"),
     (Health(VERSION, "m-1", "critical", "refused"), "r-ams"),
 ]
 
@@ -94,6 +96,17 @@ def test_case_101_a_record_at_a_key_that_is_not_its_own_is_refused(key: str) -> 
     (Ip(VERSION, "::ffff:192.0.2.1", "hello"), "one spelling"),
     (Region(VERSION, "A"), "region must be"),
     (Health(VERSION, "bad id", "passing"), "id must be"),
+    (host("Bad"), "a host's id must be"),
+    (host("h1", region="A"), "region must be"),
+    (host("h1", address="0.0.0.0"), "no address that a connection"),
+    (host("h1", epoch=0), "the epoch must be"),
+    (host("h1", epoch=1 << 32), "the epoch must be"),
+    (structs.replace(host("h1"), roles=()), "at least one"),
+    (structs.replace(host("h1"), roles=("edge", "edge"), ports=()), "each of its roles once"),
+    (structs.replace(host("h1"), ports=(0,)), "ports must be from 1"),
+    (structs.replace(host("h1"), ports=(7443,) * 65), "at most 64"),
+    (structs.replace(host("h1"), ports=()), "role worker have backhaul ports"),
+    (structs.replace(host("h1"), roles=("edge",)), "and only these"),
 ])
 def test_case_101_a_record_with_impossible_values_is_refused(record: Record, reason: str) -> None:
     own, key = key_of(record)
@@ -106,7 +119,8 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
     max_leaves=8,
 )
-KEYS = st.sampled_from(["app.hello", "host.a.example", "ip." + "0" * 32, "region.ams", "machine.m", "health.m"])
+KEYS = st.sampled_from(
+    ["app.hello", "host.a.example", "ip." + "0" * 32, "region.ams", "node.h", "machine.m", "health.m"])
 
 
 @settings(max_examples=500, deadline=None)

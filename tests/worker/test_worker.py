@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import socket
 import threading
@@ -67,12 +68,15 @@ class Table:
 SETTINGS = resolved(Settings())
 
 
-def run(test: Callable[[Worker, NotingEngine, Channel], Awaitable[None]], status: int = EXIT_OK) -> None:
+def run(
+    test: Callable[[Worker, NotingEngine, Channel], Awaitable[None]], status: int = EXIT_OK, cluster_key: bytes = b""
+) -> None:
     """Runs a worker against ``test``, which plays the master and must bring the worker to its end."""
 
     async def inner() -> None:
         master, sock = Channel.pair()
-        boot = Boot("worker", 3, 5, 1, SETTINGS, {}, {}, "/nowhere", "/nowhere")
+        folders = ("/nowhere", "/nowhere")
+        boot = Boot("worker", 3, 5, 1, SETTINGS, {}, {}, *folders, epoch=1_800_000_000, cluster_key=cluster_key)
         Table.generation, Table.turns = 1, 1
         worker = Worker(boot, Channel(sock), NotingEngine, Table)
         running = asyncio.ensure_future(worker.run())
@@ -127,12 +131,28 @@ def test_listeners_reach_the_engine_removed_ones_first() -> None:
             port = server.getsockname()[1]
         assert engine.calls[:2] == [("remove_listener", 4), ("remove_listener", 5)]
         name, number, slot, fd, *rest = engine.calls[2]
-        assert (name, number, slot, rest) == ("add_listener", 9, 2, [80, True, ["10.0.0.0/8"], True])
+        assert (name, number, slot, rest) == ("add_listener", 9, 2, [80, True, ["10.0.0.0/8"], False])
         with socket.socket(fileno=fd) as passed:
             assert passed.getsockname()[1] == port
         master.send({"t": "stop"})
 
     run(test)
+
+
+def test_the_engine_has_epoch_and_key_before_the_first_backhaul_listener() -> None:
+    async def test(worker: Worker, engine: NotingEngine, master: Channel) -> None:
+        item = {"id": 9, "slot": 2, "service_port": 7443, "proxy_protocol": False, "trusted_sources": [],
+                "source": "backhaul"}  # fmt: skip
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            master.send({"t": "listeners", "add": [item], "remove": []}, [server.fileno()])
+            await until(lambda: len(engine.calls) == 2)
+        told, (name, *_, is_backhaul) = engine.calls
+        assert told == ("set_backhaul", 1_800_000_000, hashlib.sha256(b"flyproxy-backhaul\0secret").digest())
+        assert (name, is_backhaul) == ("add_listener", True)
+        os.close(engine.calls[1][3])
+        master.send({"t": "stop"})
+
+    run(test, cluster_key=b"secret")
 
 
 def test_a_full_mailbox_of_the_engine_delays_and_loses_nothing() -> None:

@@ -11,6 +11,7 @@ from flyproxy._speedups.flow.worker cimport XF_RAW, Conn, Exchange, Worker
 from flyproxy._speedups.proto.answer cimport error_code, error_status
 from flyproxy._speedups.proto.http1 cimport Slice, put_decimal
 from flyproxy._speedups.proto.proxy_protocol cimport put_address
+from flyproxy._speedups.proto.text cimport plain, put as copy
 from flyproxy._speedups.shm.counters cimport counters_app
 from flyproxy._speedups.shm.logring cimport LOG_LINE_MAX, logring_put
 from flyproxy._speedups.shm.table cimport TApp, TMachine, table_app, table_machine
@@ -23,9 +24,9 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from *:
     """
-    static const char FP_HEX[] = "0123456789abcdef";
+    static const char FP_HEX_DIGITS[] = "0123456789abcdef";
     """
-    const char *FP_HEX
+    const char *FP_HEX_DIGITS
 
 cdef enum:
     TEXT_CAP = 512              # characters of one client-chosen field
@@ -38,42 +39,53 @@ cdef struct Line:
 
 # -- putting a line together
 
-cdef void put(Line *line, const char *p, uint32_t n) noexcept nogil:
+cdef inline void put(Line *line, const char *p, uint32_t n) noexcept nogil:
     if line.n + n <= LINE_CAP:
-        memcpy(line.text + line.n, p, n)
+        copy(line.text + line.n, p, n)
         line.n += n
 
 
-cdef void put_text(Line *line, const char *p) noexcept nogil:
+cdef inline void put_text(Line *line, const char *p) noexcept nogil:
     put(line, p, <uint32_t>strlen(p))
 
 
-cdef void put_number(Line *line, const char *key, uint64_t value) noexcept nogil:
+cdef inline void put_number(Line *line, const char *key, uint64_t value) noexcept nogil:
     put_text(line, key)
     if line.n + 20 <= LINE_CAP:
         line.n += put_decimal(line.text + line.n, value)
 
 
-cdef void put_escaped(Line *line, const char *p, uint32_t n) noexcept nogil:
+cdef char *escape(char *out, const char *p, uint32_t n) noexcept nogil:
     cdef uint32_t k
     cdef unsigned char byte
-    if n > TEXT_CAP:
-        n = TEXT_CAP
-    if line.n + 6 * n > LINE_CAP:
-        return
     for k in range(n):
         byte = <unsigned char>p[k]
         if byte < 0x20 or byte >= 0x7F or byte == 0x22 or byte == 0x5C:
-            memcpy(line.text + line.n, b"\\u00", 4)
-            line.text[line.n + 4] = FP_HEX[byte >> 4]
-            line.text[line.n + 5] = FP_HEX[byte & 15]
-            line.n += 6
+            memcpy(out, b"\\u00", 4)
+            out[4] = FP_HEX_DIGITS[byte >> 4]
+            out[5] = FP_HEX_DIGITS[byte & 15]
+            out += 6
         else:
-            line.text[line.n] = <char>byte
-            line.n += 1
+            out[0] = <char>byte
+            out += 1
+    return out
 
 
-cdef void put_string(Line *line, const char *key, const char *p, uint32_t n) noexcept nogil:
+cdef void put_escaped(Line *line, const char *p, uint32_t n) noexcept nogil:
+    cdef char *out = line.text + line.n
+    cdef uint32_t eight
+    n = min(n, <uint32_t>TEXT_CAP)
+    if line.n + 6 * n > LINE_CAP:
+        return
+    while n:
+        eight = min(n, <uint32_t>8)
+        out = copy(out, p, eight) if plain(p, eight) else escape(out, p, eight)
+        p += eight
+        n -= eight
+    line.n = <uint32_t>(out - line.text)
+
+
+cdef inline void put_string(Line *line, const char *key, const char *p, uint32_t n) noexcept nogil:
     if n:
         put_text(line, key)
         put_escaped(line, p, n)

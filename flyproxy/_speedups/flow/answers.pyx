@@ -5,12 +5,13 @@ from libc.stdint cimport uint32_t
 from flyproxy._speedups.errors cimport ERR_PL04, ERR_PL05
 from flyproxy._speedups.flow.accesslog cimport log_refused
 from flyproxy._speedups.flow.conns cimport conn_close
+from flyproxy._speedups.flow.delivery cimport delivery_refuse
 from flyproxy._speedups.flow.downstream cimport down_last
 from flyproxy._speedups.flow.exchange cimport exchange_complete, exchange_finish
 from flyproxy._speedups.flow.ids cimport request_id
 from flyproxy._speedups.flow.output cimport outbox_add, outbox_clear, outbox_send
 from flyproxy._speedups.flow.worker cimport (
-    RENDER, XF_CLOSE, XF_KEEP_ALIVE, XF_RAW, XF_VM_STATUS, Conn, Exchange, Worker,
+    RENDER, XF_CLOSE, XF_KEEP_ALIVE, XF_DELIVERY, XF_RAW, XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.proto.answer cimport AnswerEmit, answer_error, answer_redirect, error_status
 from flyproxy._speedups.proto.http1 cimport AK_TEXT, M_HEAD, Slice
@@ -58,6 +59,9 @@ cdef void send_answer(Worker *w, Exchange *x, uint32_t n, int status) noexcept n
 cdef void answer_exchange(Worker *w, Exchange *x, int error) noexcept nogil:
     cdef AnswerEmit emit
     cdef Conn *c = x.down
+    if x.flags & XF_DELIVERY:
+        delivery_refuse(w, x, error)
+        return
     if x.flags & XF_RAW or error_status(error) == 0:    # nothing that an HTTP answer could say
         exchange_finish(w, x)
         conn_close(w, c)

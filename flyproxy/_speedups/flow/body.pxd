@@ -2,6 +2,7 @@
 # socket here.
 from libc.stdint cimport int64_t, uint32_t
 from flyproxy._speedups.flow.worker cimport Body, Worker
+from flyproxy._speedups.proto.http1 cimport Header
 
 cdef enum:
     BODY_MORE = 0
@@ -15,4 +16,6 @@ cdef int body_feed(Worker *w, Body *b, const char *p, uint32_t n, uint32_t *used
 # The sender's end of stream: BODY_DONE if that completes the body (its last chunk is put into the outbox), else
 # BODY_MORE: cut short.
 cdef int body_end_of_stream(Worker *w, Body *b) noexcept nogil
+# Trailers that came on a stream, to be sent with the body's end; longer than the limit `trailers`: they are dropped.
+cdef void body_trailers(Worker *w, Body *b, const Header *fields, uint32_t n) noexcept nogil
 cdef void body_clear(Worker *w, Body *b) noexcept nogil

@@ -8,11 +8,12 @@ from flyproxy._speedups.flow.output cimport outbox_add, outbox_add_chunk_head
 from flyproxy._speedups.flow.worker cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, IOVS, SIDE, Body, Worker,
 )
-from flyproxy._speedups.mem.buf cimport buf_give, buf_take
+from flyproxy._speedups.mem.buf cimport buf_give, buf_len, buf_take
 from flyproxy._speedups.proto.chunked cimport (
     CH_DATA, CH_END, chunked_emit_trailers, chunked_step, chunked_wants_trailer,
 )
-from flyproxy._speedups.proto.http1 cimport Slice
+from flyproxy._speedups.proto.http1 cimport Header, Slice
+from flyproxy._speedups.proto.relay_head cimport relay_trailer_text
 
 
 cdef void body_start(Body *b, int mode, int64_t length, int chunk) noexcept nogil:
@@ -107,9 +108,19 @@ cdef int body_end_of_stream(Worker *w, Body *b) noexcept nogil:
     if b.mode != BODY_UNTIL_CLOSE:
         return BODY_MORE
     b.done = 1
-    if b.chunk:
+    if b.chunk and buf_len(&b.trailer):         # as text, from a stream
+        outbox_add(w, b"0\r\n", 3)
+        outbox_add(w, b.trailer.data + b.trailer.start, buf_len(&b.trailer))
+        outbox_add(w, b"\r\n", 2)
+    elif b.chunk:
         outbox_add(w, b"0\r\n\r\n", 5)
     return BODY_DONE
+
+
+cdef void body_trailers(Worker *w, Body *b, const Header *fields, uint32_t n) noexcept nogil:
+    cdef uint32_t cap = w.config.limits.trailers
+    if b.mode == BODY_UNTIL_CLOSE and b.trailer.data == NULL and buf_take(&w.pool, &b.trailer, cap):
+        b.trailer.end = relay_trailer_text(fields, n, b.trailer.data, cap)
 
 
 cdef void body_clear(Worker *w, Body *b) noexcept nogil:

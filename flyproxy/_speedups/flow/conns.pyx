@@ -1,6 +1,7 @@
 """Birth and death of connections. Whatever is counted at birth is taken back here and nowhere else."""
 
 from flyproxy._speedups.flow.pool cimport pool_remove
+from flyproxy._speedups.flow.streams cimport is_stream, stream_leave
 from flyproxy._speedups.flow.worker cimport (
     CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, US_CONNECTING, US_IDLE, Conn, Worker,
 )
@@ -51,20 +52,26 @@ cdef int conn_count_app(Worker *w, Conn *c, const TApp *app) noexcept nogil:
     return 1
 
 
+cdef void uncount_open(Worker *w, Conn *c) noexcept nogil:
+    budget_release(&w.shm, BK_OPEN, c.machine)
+    budget_wake(&w.shm, c.service)
+    if c.state != US_CONNECTING:
+        counters_machine(&w.shm, c.machine, c.machine_generation).disconnects += 1
+
+
 cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
     if c.s.dead:
         return
     # Closed before it is uncounted: what is given back may be taken by another worker at once.
     reactor_close(&w.reactor, &c.s)
-    if c.vm_side:
+    if is_stream(c):
+        stream_leave(w, c)
+    elif c.vm_side:
         w.ups -= 1
         if c.state == US_IDLE:
             pool_remove(w, c)
         if c.flags & CF_OPEN_COUNTED:
-            budget_release(&w.shm, BK_OPEN, c.machine)
-            budget_wake(&w.shm, c.service)
-        if c.state != US_CONNECTING:
-            counters_machine(&w.shm, c.machine, c.machine_generation).disconnects += 1
+            uncount_open(w, c)
     else:
         w.downs -= 1
         uncount_app(w, c)
@@ -76,5 +83,6 @@ cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
 
 
 cdef void conn_abort(Worker *w, Conn *c) noexcept nogil:
-    sock_reset_on_close(c.s.fd)
+    if not is_stream(c):
+        sock_reset_on_close(c.s.fd)
     conn_close(w, c)

@@ -11,6 +11,7 @@ from flyproxy._speedups.errors cimport ERR_PD02, ERR_PH05, ERR_PH06, ERR_PH16, E
 from flyproxy._speedups.flow.answers cimport answer_refused
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
+from flyproxy._speedups.flow.streams cimport is_stream
 from flyproxy._speedups.flow.worker cimport (
     CF_PARTIAL, CF_PROGRESS, DRAIN_IDLE_MS, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY, K_DOWN, LINGER_MS, PH_SEND,
     RATE_WINDOW_MS, Conn, Exchange, Worker,
@@ -43,7 +44,10 @@ cdef void down_rearm(Worker *w, Conn *c) noexcept nogil:
     cdef uint64_t now = w.reactor.now_ms
     cdef uint64_t deadline = 0
     cdef Exchange *x = c.x
-    if c.state == DS_LINGER:
+    if is_stream(c):
+        # The proxy that carries it watches the client; here only the queue has an end.
+        deadline = x.queue_until_ms if x != NULL and x.queue != NULL else 0
+    elif c.state == DS_LINGER:
         deadline = now + (w.config.write_stall_ms if buf_len(&c.out) else LINGER_MS)
     elif output_waits(c):
         deadline = now + w.config.write_stall_ms
@@ -99,7 +103,10 @@ cdef void stalled(Worker *w, Conn *c) noexcept nogil:
 cdef void down_on_timeout(void *owner, Source *source) noexcept nogil:
     cdef Worker *w = <Worker *>owner
     cdef Conn *c = <Conn *>source
-    if c.state == DS_LINGER:
+    if is_stream(c):
+        if c.x != NULL and c.x.queue != NULL:
+            exchange_fail(w, c.x, ERR_PR06)
+    elif c.state == DS_LINGER:
         conn_close(w, c)
     elif output_waits(c):
         stalled(w, c)

@@ -17,9 +17,10 @@ from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_begin, ex
 from flyproxy._speedups.flow.output cimport conn_flush
 from flyproxy._speedups.flow.request cimport request_pump
 from flyproxy._speedups.flow.response cimport response_read
+from flyproxy._speedups.flow.streams cimport is_stream, stream_credit, stream_last
 from flyproxy._speedups.flow.worker cimport (
-    ANSWER_PREPARED, CF_FIN, CF_PARTIAL, CF_PIPE_OVER, CF_SHUT, CF_STALLED, DS_BUSY, DS_HEAD, DS_LINGER, DS_PROXY,
-    LINGER_BYTES, PH_ANSWER, SCRATCH, XF_HALF_CLOSE, XF_RAW, Conn, Exchange, Worker,
+    ANSWER_PREPARED, CF_CORKED, CF_FIN, CF_PARTIAL, CF_PIPE_OVER, CF_SHUT, CF_STALLED, DS_BUSY, DS_HEAD, DS_LINGER,
+    DS_PROXY, LINGER_BYTES, PH_ANSWER, SCRATCH, XF_HALF_CLOSE, XF_RAW, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue
@@ -43,6 +44,9 @@ cdef void down_next(Worker *w, Conn *c) noexcept nogil:
 
 
 cdef void down_last(Worker *w, Conn *c) noexcept nogil:
+    if is_stream(c):
+        stream_last(w, c)
+        return
     c.state = DS_LINGER
     c.scanned = 0
     buf_give(&w.pool, &c.in_)
@@ -268,9 +272,25 @@ cdef int flush(Worker *w, Conn *c) noexcept nogil:
         return 0
     if buf_len(&c.out) != before:
         down_rearm(w, c)
+        if c.x != NULL and c.x.up != NULL and is_stream(c.x.up):
+            stream_credit(w, c.x.up)
     if buf_len(&c.out) == 0:
         c.flags &= ~CF_STALLED
     return 1
+
+
+cdef void downs_uncork(Worker *w) noexcept nogil:
+    cdef Conn *c = w.corked
+    cdef Conn *next
+    w.corked = NULL
+    while c != NULL:
+        next = c.link_next
+        c.link_next = NULL
+        c.flags &= ~CF_CORKED
+        if not c.s.dead and buf_len(&c.out) and flush(w, c) and buf_len(&c.out) == 0:
+            if buf_len(&c.in_) or c.s.io & (IO_IN | IO_RDHUP) or c.state == DS_LINGER:
+                reactor_queue(&w.reactor, &c.s)
+        c = next
 
 
 cdef int down_on_event(void *owner, Source *source) noexcept nogil:

@@ -23,5 +23,7 @@ cdef void exchange_finish(Worker *w, Exchange *x) noexcept nogil
 cdef void exchange_count(Worker *w, Exchange *x) noexcept nogil
 # Gives the VM's unit of BK_INFLIGHT back and lets waiters know.
 cdef void exchange_release(Worker *w, Exchange *x) noexcept nogil
+# The same without waking who waits, for a machine that turned out to be full. 0: there was nothing to give back.
+cdef int exchange_give_back(Worker *w, Exchange *x) noexcept nogil
 # Takes the VM's connection off the exchange and closes it.
 cdef void exchange_drop_upstream(Worker *w, Exchange *x) noexcept nogil

@@ -10,18 +10,22 @@ from libc.string cimport memcmp, memcpy
 from flyproxy._speedups.errors cimport ERR_PE03, ERR_PE04, ERR_PH15, ERR_PL04, ERR_PL05, ERR_PP01, ERR_PR01, ERR_PR04
 from flyproxy._speedups.flow.accesslog cimport log_exchange
 from flyproxy._speedups.flow.answers cimport answer_exchange, answer_prepare_https
+from flyproxy._speedups.flow.backhaul cimport backhaul_open
 from flyproxy._speedups.flow.body cimport body_clear, body_start
 from flyproxy._speedups.flow.conns cimport conn_abort, conn_close, conn_count_app
+from flyproxy._speedups.flow.delivery cimport delivery_route
 from flyproxy._speedups.flow.downstream cimport down_last, down_next
 from flyproxy._speedups.flow.ids cimport random_bytes, random_choice, request_id
 from flyproxy._speedups.flow.pool cimport pool_give
 from flyproxy._speedups.flow.queue cimport queue_busy, queue_leave, queue_mark, queue_wait
+from flyproxy._speedups.flow.retry cimport attempt_forgiven
 from flyproxy._speedups.flow.splicing cimport splice_release
+from flyproxy._speedups.flow.streams cimport is_stream
 from flyproxy._speedups.flow.upstream cimport upstream_open
 from flyproxy._speedups.flow.worker cimport (
     ANSWER_PREPARED, BODY_CHUNKED, BODY_LENGTH, BODY_NONE, CF_BOUND, DS_BUSY, PH_ANSWER, VIA_MAX, XF_ADMITTED, XF_CLOSE,
-    XF_COUNTED, XF_HALF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RAW, XF_RESET, XF_UPGRADE, XF_VM_KEEPS,
-    XF_VM_STATUS, Conn, Exchange, Worker,
+    XF_COUNTED, XF_DELIVERY, XF_FULL_SEEN, XF_HALF_CLOSE, XF_HTTP2, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE, XF_RAW,
+    XF_RESET, XF_UPGRADE, XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_take
 from flyproxy._speedups.mem.slab cimport SLAB_NONE, slab_at, slab_give, slab_take
@@ -40,8 +44,8 @@ from flyproxy._speedups.shm.counters cimport (
     LIM_HARD_LIMIT, LIM_MEMORY, AppSeries, counters_app, counters_http, counters_machine,
 )
 from flyproxy._speedups.shm.table cimport (
-    BAL_HASH_COOKIE, BAL_HASH_HEADER, BAL_HASH_IP, H_HTTP, H_PROXY_PROTO, H_TLS, TApp, TPort, TService, table_app,
-    table_app_by_host, table_port, table_service, table_service_by_id,
+    BAL_HASH_COOKIE, BAL_HASH_HEADER, BAL_HASH_IP, HOST_HERE, H_HTTP, H_PROXY_PROTO, H_TLS, TApp, TPort, TService,
+    table_app, table_app_by_host, table_port, table_service, table_service_by_id,
 )
 
 cdef enum:
@@ -134,6 +138,8 @@ cdef int exchange_bind(Worker *w, Exchange *x, const TApp *app, const TPort *por
     x.proxy_version = port.proxy_version if port.handlers & H_PROXY_PROTO else 0
     if s.half_close:
         x.flags |= XF_HALF_CLOSE
+    if port.h2_backend:
+        x.flags |= XF_HTTP2
     if port.pristine:
         x.flags |= XF_PRISTINE
     x.idle_ms = port.idle_timeout_ms
@@ -238,12 +244,19 @@ cdef void merge_body(Worker *w, Exchange *x) noexcept nogil:
         return
     memcpy(x.head.data + x.head.end, c.in_.data + c.in_.start, n)
     x.head.end += n
+    x.kept += n
     x.bytes_in += n
     x.request.left -= n
     x.request.done = x.request.left == 0
     c.in_.start += n
     if buf_len(&c.in_) == 0:
         buf_give(&w.pool, &c.in_)
+
+
+# Its hosts are asked again: what they said of room may have changed.
+cdef void wait_for_room(Worker *w, Exchange *x) noexcept nogil:
+    x.ntried = 0
+    queue_wait(w, x)
 
 
 cdef void exchange_route(Worker *w, Exchange *x) noexcept nogil:
@@ -253,10 +266,13 @@ cdef void exchange_route(Worker *w, Exchange *x) noexcept nogil:
     if s == NULL:
         exchange_fail(w, x, ERR_PR04)
         return
+    if x.flags & XF_DELIVERY:
+        delivery_route(w, x)
+        return
     if x.head_sent == 0 and not x.request.done:
         merge_body(w, x)
     if x.queue == NULL and w.queues != NULL and queue_busy(w, x.service):
-        queue_wait(w, x)
+        wait_for_room(w, x)
         return
     choice.random = random_choice(w)
     choice.key = x.key
@@ -267,20 +283,31 @@ cdef void exchange_route(Worker *w, Exchange *x) noexcept nogil:
         x.machine = choice.machine.slot
         x.machine_generation = choice.machine.generation
         x.flags |= XF_ADMITTED
-        upstream_open(w, x, s, choice.machine)
-    elif result == CHOOSE_FULL:
-        w.counters.limits[LIM_HARD_LIMIT] += x.queue == NULL
-        queue_wait(w, x)
+        if choice.machine.host_slot == HOST_HERE:
+            upstream_open(w, x, s, choice.machine)
+        else:
+            backhaul_open(w, x, choice.machine)
+    elif result == CHOOSE_FULL or x.flags & XF_FULL_SEEN:
+        w.counters.limits[LIM_HARD_LIMIT] += x.queue_until_ms == 0
+        wait_for_room(w, x)
+    elif attempt_forgiven(x):
+        exchange_route(w, x)
     elif x.last_error:
         exchange_fail(w, x, x.last_error)
     else:
         exchange_fail(w, x, ERR_PR01 if result == CHOOSE_UNHEALTHY else ERR_PR04)
 
 
+cdef int exchange_give_back(Worker *w, Exchange *x) noexcept nogil:
+    if not x.flags & XF_ADMITTED:
+        return 0
+    x.flags &= ~XF_ADMITTED
+    budget_release(&w.shm, BK_INFLIGHT, x.machine)
+    return 1
+
+
 cdef void exchange_release(Worker *w, Exchange *x) noexcept nogil:
-    if x.flags & XF_ADMITTED:
-        x.flags &= ~XF_ADMITTED
-        budget_release(&w.shm, BK_INFLIGHT, x.machine)
+    if exchange_give_back(w, x):
         queue_mark(w, x.service)
         budget_wake(&w.shm, x.service)
 
@@ -301,11 +328,12 @@ cdef void exchange_count(Worker *w, Exchange *x) noexcept nogil:
     x.flags |= XF_COUNTED
     if x.flags & XF_RAW:
         return                  # relays count their bytes as they pass
-    series = counters_app(&w.shm, x.app, x.app_generation)
-    series.data_in += x.bytes_in + x.head.end
-    series.data_out += x.bytes_out
-    if x.status:
-        counters_http(&series.http, x.status, now - x.start_us)
+    if not x.flags & XF_DELIVERY:       # else the other proxy counts for the app
+        series = counters_app(&w.shm, x.app, x.app_generation)
+        series.data_in += x.bytes_in + x.head.end - x.kept
+        series.data_out += x.bytes_out
+        if x.status:
+            counters_http(&series.http, x.status, now - x.start_us)
     if x.flags & XF_VM_STATUS:
         counters_http(&counters_machine(&w.shm, x.machine, x.machine_generation).http, x.status, now - x.sent_us)
 
@@ -314,7 +342,7 @@ cdef void exchange_finish(Worker *w, Exchange *x) noexcept nogil:
     if x.error:
         w.counters.errors[x.error] += 1
     exchange_count(w, x)
-    if w.config.access_log:
+    if w.config.access_log and not x.flags & XF_DELIVERY:
         log_exchange(w, x)
     queue_leave(w, x)
     exchange_release(w, x)
@@ -354,7 +382,7 @@ cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
         x.up = NULL
         u.x = NULL
         # A connection that began with a PROXY header speaks for one client and is never shared.
-        if x.flags & XF_VM_KEEPS and all_sent(x) and not x.proxy_version and is_clean(u):
+        if x.flags & XF_VM_KEEPS and not is_stream(u) and all_sent(x) and not x.proxy_version and is_clean(u):
             pool_give(w, u)
         else:
             conn_close(w, u)
@@ -377,7 +405,7 @@ cdef void exchange_fail(Worker *w, Exchange *x, int error) noexcept nogil:
     # connection, only a reset shows it.
     reset = x.flags & XF_RESET
     exchange_finish(w, x)
-    if reset:
+    if reset or is_stream(c):
         conn_abort(w, c)
     else:
         down_last(w, c)

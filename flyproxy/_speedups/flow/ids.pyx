@@ -3,14 +3,10 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from flyproxy._speedups.proto.text cimport put_base32
+
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *p, size_t n, unsigned int flags)
-
-cdef extern from *:
-    """
-    static const char FP_CROCKFORD[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    """
-    const char *FP_CROCKFORD
 
 
 cdef void refill(Worker *w) noexcept nogil:
@@ -47,17 +43,12 @@ cdef uint32_t request_id(Worker *w, char *out) noexcept nogil:
     cdef const uint8_t *bits = random_bytes(w, 10)
     cdef uint64_t ms = w.reactor.wall_us / 1000
     cdef uint64_t part
-    cdef int k, half
-    for k in range(9, -1, -1):
-        out[k] = FP_CROCKFORD[ms & 31]
-        ms >>= 5
-    for half in range(2):               # 2 x 40 bits, 8 characters each
-        part = 0
-        for k in range(5):
-            part = (part << 8) | bits[half * 5 + k]
-        for k in range(7, -1, -1):
-            out[10 + half * 8 + k] = FP_CROCKFORD[part & 31]
-            part >>= 5
+    put_base32(out, ms >> 10)               # ten digits: the first eight, and the last eight over them
+    put_base32(out + 2, ms)
+    memcpy(&part, bits, 8)
+    put_base32(out + 10, part)
+    memcpy(&part, bits + 2, 8)
+    put_base32(out + 18, part >> 24)        # the last five of the ten bytes
     out[ULID_CHARS] = b'-'
     memcpy(out + ULID_CHARS + 1, w.region, w.region_n)
     return ULID_CHARS + 1 + w.region_n

@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 
 from flyproxy._speedups.flow.accept cimport down_accepted
+from flyproxy._speedups.flow.delivery cimport delivery_accepted
 from flyproxy._speedups.flow.worker cimport ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN, K_LISTENER, Conn, Listener, Worker
 from flyproxy._speedups.net.reactor cimport Source, reactor_add, reactor_close, reactor_watch, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_accept, sock_prepare_listener
@@ -120,7 +121,10 @@ cdef int listener_on_event(void *owner, Source *source) noexcept nogil:
             pause(w, listener)
             return 0
         if fd >= 0:             # other errors belong to the connection that is gone (accept(2))
-            down_accepted(w, listener, fd, &peer, trusted(listener, &peer))
+            if listener.backhaul:
+                delivery_accepted(w, listener, fd, &peer)
+            else:
+                down_accepted(w, listener, fd, &peer, trusted(listener, &peer))
     return 0
 
 

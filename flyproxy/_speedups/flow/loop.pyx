@@ -5,7 +5,8 @@ The Python side talks to it through a bounded mailbox with one writer and one re
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 
 from flyproxy._speedups.flow.conns cimport conn_close
 from flyproxy._speedups.flow.deadlines cimport down_drain, down_on_timeout
@@ -17,10 +18,16 @@ from flyproxy._speedups.flow.listener cimport (
 )
 from flyproxy._speedups.flow.pool cimport pool_setup, pool_trim_all
 from flyproxy._speedups.flow.queue cimport queue_mark_all, queue_run, queues_clear
+from flyproxy._speedups.flow.streams cimport stream_on_event, stream_on_timeout
+from flyproxy._speedups.flow.transport cimport (
+    transport_on_event, transport_on_timeout, transports_clear, transports_count, transports_drain, transports_flush,
+    transports_init,
+)
 from flyproxy._speedups.flow.tunnel cimport tunnel_on_event, tunnel_on_timeout
 from flyproxy._speedups.flow.upstream cimport upstream_on_event, upstream_on_timeout
 from flyproxy._speedups.flow.worker cimport (
-    K_DOWN, K_LISTENER, K_TUNNEL, K_UP, K_WAKE, MAILBOX, Config, Conn, Exchange, Letter, Listener, Worker,
+    K_DOWN, K_LISTENER, K_STREAM, K_TRANSPORT, K_TUNNEL, K_UP, K_WAKE, MAILBOX, Config, Conn, Exchange, HostLink,
+    Letter, Listener, Worker,
 )
 from flyproxy._speedups.mem.buf cimport pool_clear, pool_init
 from flyproxy._speedups.mem.slab cimport slab_clear, slab_init
@@ -32,7 +39,8 @@ from flyproxy._speedups.net.reactor cimport (
 from flyproxy._speedups.shm.counters cimport MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, counters_bucket, counters_worker
 from flyproxy._speedups.shm.platform cimport fp_acquire_u32, fp_acquire_u64, fp_monotonic_ns, fp_release_u32
 from flyproxy._speedups.shm.segments cimport PS_DRAINING, ProcBeat, shm_beat, shm_wake
-from flyproxy._speedups.shm.table cimport table_enter, table_init, table_leave
+from flyproxy._speedups.proto.hello cimport HELLO_KEY
+from flyproxy._speedups.shm.table cimport HOSTS_MAX, table_enter, table_init, table_leave
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *p, size_t n)
@@ -61,10 +69,14 @@ cdef void set_handlers(Worker *w) noexcept nogil:
     w.reactor.on_event[K_DOWN] = down_on_event
     w.reactor.on_event[K_UP] = upstream_on_event
     w.reactor.on_event[K_TUNNEL] = tunnel_on_event
+    w.reactor.on_event[K_TRANSPORT] = transport_on_event
+    w.reactor.on_event[K_STREAM] = stream_on_event
     w.reactor.on_timeout[K_LISTENER] = listener_on_timeout
     w.reactor.on_timeout[K_DOWN] = down_on_timeout
     w.reactor.on_timeout[K_UP] = upstream_on_timeout
     w.reactor.on_timeout[K_TUNNEL] = tunnel_on_timeout
+    w.reactor.on_timeout[K_TRANSPORT] = transport_on_timeout
+    w.reactor.on_timeout[K_STREAM] = stream_on_timeout
 
 
 cdef int worker_init(Worker *w) noexcept nogil:
@@ -75,6 +87,9 @@ cdef int worker_init(Worker *w) noexcept nogil:
     pool_init(&w.pool, HELD_MAX)
     pipes_init(&w.pipes)
     if not slab_init(&w.exchanges, sizeof(Exchange)) or not pool_setup(w, w.shm.sizes.machines):
+        return 0
+    w.host_links = <HostLink *>calloc(HOSTS_MAX, sizeof(HostLink))
+    if w.host_links == NULL or not transports_init(w):
         return 0
     ids_init(w)
     table_init(&w.table, &w.shm)
@@ -104,6 +119,7 @@ cdef void begin_drain(Worker *w) noexcept nogil:
     w.draining = 1
     w.owner_epoch = 0           # let go of the listening sockets
     down_drain(w)
+    transports_drain(w)
 
 
 cdef void obey(Worker *w, Letter *letter) noexcept nogil:
@@ -114,6 +130,11 @@ cdef void obey(Worker *w, Letter *letter) noexcept nogil:
         listener_add(w, <int>letter.number, <Listener *>letter.pointer)
     elif letter.command == CMD_LISTENER_REMOVE:
         listener_remove(w, <uint32_t>letter.number)
+    elif letter.command == CMD_BACKHAUL:
+        memcpy(w.backhaul_key, letter.pointer, HELLO_KEY)
+        w.boot_epoch = <uint32_t>letter.number
+        memset(letter.pointer, 0, HELLO_KEY)
+        free(letter.pointer)
     elif letter.command == CMD_DRAIN:
         begin_drain(w)
     elif letter.command == CMD_STOP:
@@ -155,11 +176,12 @@ cdef void each_second(Worker *w) noexcept nogil:
     w.counters.memory[MEM_BUFFERS] = w.pool.used
     w.counters.memory[MEM_CONNECTIONS] = (<uint64_t>w.reactor.sources.used * w.reactor.sources.element
                                           + <uint64_t>w.exchanges.used * w.exchanges.element)
+    transports_count(w)
     w.counters.memory[MEM_PIPES] = <uint64_t>(w.pipes.open - w.pipes.idle) * (64 << 10)
 
 
 cdef void turn(Worker *w) noexcept nogil:
-    cdef int busy = w.reactor.ready != 0 or w.queue_dirty
+    cdef int busy = w.reactor.ready != 0 or w.queue_dirty or w.dirty != NULL
     table_leave(&w.table)
     reactor_wait(&w.reactor, 0 if busy else SLEEP_MS)
     table_enter(&w.table)
@@ -170,6 +192,7 @@ cdef void turn(Worker *w) noexcept nogil:
     reactor_timers(&w.reactor)
     reactor_serve(&w.reactor)
     queue_run(w)
+    transports_flush(w)
     each_second(w)
     count_turn(w)
 
@@ -185,6 +208,7 @@ cdef void worker_clear(Worker *w) noexcept nogil:
     cdef Conn *c
     listeners_clear(w)
     table_enter(&w.table)
+    transports_clear(w)
     for index in range(w.reactor.sources.top):
         c = <Conn *>reactor_source(&w.reactor, index)
         if not c.s.generation & 1 or c.s.dead or c.s.kind == K_LISTENER or c.s.kind == K_WAKE:
@@ -199,6 +223,8 @@ cdef void worker_clear(Worker *w) noexcept nogil:
     reactor_clear(&w.reactor)
     slab_clear(&w.exchanges)
     pool_clear(&w.pool)
+    free(w.host_links)
+    free(w.vm_transports)
     free(w.pool_heads)
     free(w.pool_counts)
     free(w.config)

@@ -9,3 +9,5 @@ cdef int outbox_add_chunk_head(Worker *w, uint32_t n) noexcept nogil
 # 0 written or kept; or a positive errno: the connection is broken (ENOMEM: no buffer).
 cdef int outbox_send(Worker *w, Conn *to) noexcept nogil
 cdef int conn_flush(Worker *w, Conn *c) noexcept nogil      # the same for what was kept
+# What is written to a client from now on leaves in one call, when the transport that it comes from has been read.
+cdef void conn_cork(Worker *w, Conn *c) noexcept nogil

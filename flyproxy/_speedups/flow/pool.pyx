@@ -38,6 +38,8 @@ cdef void pool_remove(Worker *w, Conn *u) noexcept nogil:
     u.state = US_BUSY
     if w.pool_counts[u.machine]:
         w.pool_counts[u.machine] -= 1
+    if u.hard_limit:
+        w.pool_limited -= 1
 
 
 cdef Conn *pool_take(Worker *w, uint32_t machine, uint32_t generation, uint16_t port) noexcept nogil:
@@ -76,6 +78,8 @@ cdef void pool_give(Worker *w, Conn *u) noexcept nogil:
     w.pool_heads[u.machine] = u.s.index + 1
     if w.pool_counts[u.machine] < 255:
         w.pool_counts[u.machine] += 1
+    if u.hard_limit:
+        w.pool_limited += 1
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + stay)
 
 
@@ -90,10 +94,12 @@ cdef void pool_trim(Worker *w, uint32_t machine, uint32_t limit) noexcept nogil:
 
 
 cdef void pool_trim_all(Worker *w) noexcept nogil:
-    # Rare: only after a wake-up. Looks at this worker's sockets, of which few are idle ones of limited services.
+    # After a wake-up, and those may be many: whoever keeps nothing that another worker could need does not look for it.
     cdef uint32_t index
     cdef Conn *u
     for index in range(w.reactor.sources.top):
+        if w.pool_limited == 0:
+            return
         u = <Conn *>reactor_source(&w.reactor, index)
         if u.s.generation & 1 and not u.s.dead and u.state == US_IDLE and u.vm_side and u.hard_limit:
             pool_trim(w, u.machine, u.hard_limit)

@@ -4,7 +4,7 @@ Nobody tries from inside a release: a long queue of failing exchanges would othe
 
 A worker says that it waits (budget_wait) before it tries, so no release can fall between the two. A wake-up can still
 be lost on another worker whose waiter has left in the meantime, or with a worker that was killed: QUEUE_RETRY_MS mends
-that.
+that. It is also how often another host that said "full" is asked again: what happens there wakes nobody here.
 """
 
 from libc.stdint cimport uint32_t
@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from flyproxy._speedups.errors cimport ERR_PR06
 from flyproxy._speedups.flow.deadlines cimport down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_fail, exchange_route
-from flyproxy._speedups.flow.worker cimport PH_WAIT, QUEUE_MAX, QUEUE_RETRY_MS, Exchange, Queue, Worker
+from flyproxy._speedups.flow.worker cimport PH_WAIT, QUEUE_MAX, QUEUE_RETRY_MS, XF_FULL_SEEN, Exchange, Queue, Worker
 from flyproxy._speedups.shm.budget cimport budget_wait
 from flyproxy._speedups.shm.counters cimport LIM_QUEUE
 
@@ -34,9 +34,30 @@ cdef Queue *find(Worker *w, uint32_t service, uint32_t generation) noexcept nogi
     return q
 
 
+# At the end; from `at` on, before those that began later: who comes back from asking another host.
+cdef void insert(Queue *q, Exchange *x, Exchange *at) noexcept nogil:
+    while at != NULL and at.start_us < x.start_us:
+        at = at.queue_next
+    x.queue = q
+    x.queue_next = at
+    x.queue_prev = at.queue_prev if at != NULL else q.tail
+    if x.queue_prev != NULL:
+        x.queue_prev.queue_next = x
+    else:
+        q.head = x
+    if at != NULL:
+        at.queue_prev = x
+    else:
+        q.tail = x
+    q.count += 1
+
+
 cdef void queue_wait(Worker *w, Exchange *x) noexcept nogil:
     cdef Queue *q
     if x.queue != NULL:                 # tried again in vain: keeps its place
+        return
+    if x.queue_until_ms and w.reactor.now_ms >= x.queue_until_ms:       # over while another host was asked
+        exchange_fail(w, x, ERR_PR06)
         return
     q = find(w, x.service, x.service_generation)
     if q == NULL or q.count >= QUEUE_MAX or w.config.queue_ms == 0 or w.stopping:
@@ -44,20 +65,14 @@ cdef void queue_wait(Worker *w, Exchange *x) noexcept nogil:
         exchange_fail(w, x, ERR_PR06)
         return
     x.phase = PH_WAIT
-    x.queue = q
-    x.queue_next = NULL
-    x.queue_prev = q.tail
-    if q.tail != NULL:
-        q.tail.queue_next = x
-    else:
-        q.head = x
-    q.tail = x
-    q.count += 1
+    insert(q, x, q.head if x.queue_until_ms else NULL)
     if x.queue_until_ms == 0:
         x.queue_until_ms = w.reactor.now_ms + w.config.queue_ms
     down_rearm(w, x.down)
-    q.dirty = 1                         # a release may have come since the choice: queue_run tries once more
-    w.queue_dirty = 1
+    if q.head == x and not x.flags & XF_FULL_SEEN:
+        q.dirty = 1                     # a release may have come since the choice: queue_run tries once more
+        w.queue_dirty = 1
+    x.flags &= ~XF_FULL_SEEN
 
 
 cdef int queue_busy(Worker *w, uint32_t service) noexcept nogil:

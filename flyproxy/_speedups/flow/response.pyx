@@ -4,33 +4,41 @@ from libc.errno cimport EAGAIN, EPIPE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flyproxy._speedups.errors cimport ERR_PD01, ERR_PL05, ERR_PU06, ERR_PU07, ERR_PU08
-from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_end_of_stream, body_feed, body_start
+from flyproxy._speedups.flow.backhaul cimport backhaul_refused
+from flyproxy._speedups.flow.body cimport (
+    BODY_DONE, BODY_FULL, BODY_MORE, body_end_of_stream, body_feed, body_start, body_trailers,
+)
 from flyproxy._speedups.flow.deadlines cimport body_due, down_rearm
+from flyproxy._speedups.flow.delivery cimport delivery_answer, delivery_interim
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_complete, exchange_fail
-from flyproxy._speedups.flow.output cimport outbox_add, outbox_clear, outbox_send
+from flyproxy._speedups.flow.output cimport conn_cork, outbox_add, outbox_clear, outbox_send
 from flyproxy._speedups.flow.retry cimport F_CUT, F_RESET, F_STALE, attempt_failed, attempt_unseen
 from flyproxy._speedups.flow.splicing cimport (
     SP_BUDGET, SP_DONE, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SINK_FULL, SP_SOURCE_ERROR, splice_through,
 )
+from flyproxy._speedups.flow.streams cimport is_stream, stream_end
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.worker cimport (
     BODY_CHUNKED, BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_FIN, CF_REUSED, CF_STALLED, INTERIM_MAX, PH_ANSWER,
-    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, XF_BODY_STREAMED, XF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE, XF_PRISTINE,
-    XF_RESET, XF_SENDING_OVER, XF_UPGRADE, XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
+    READS_PER_TURN, RENDER, SCRATCH, SPLICE_MIN, TR_HOST, XF_BODY_STREAMED, XF_CLOSE, XF_IDEMPOTENT, XF_KEEP_ALIVE,
+    XF_PRISTINE, XF_RESET, XF_SENDING_OVER, XF_UPGRADE, XF_VM_KEEPS, XF_VM_STATUS, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_IN, IO_RDHUP, timer_set
 from flyproxy._speedups.net.sockets cimport sock_recv
 from flyproxy._speedups.proto.http1 cimport (
-    RS_CHUNKED, RS_KEEP_ALIVE, RS_NO_BODY, RS_SWITCHED, RS_UNTIL_CLOSE, ResponseEmit, ResponseHead, http1_emit_response,
-    http1_parse_response,
+    HEADERS_CAP, RS_CHUNKED, RS_KEEP_ALIVE, RS_NO_BODY, RS_SWITCHED, RS_UNTIL_CLOSE, Header, ResponseEmit, ResponseHead,
+    Slice, http1_emit_response, http1_parse_response,
 )
+from flyproxy._speedups.proto.names cimport H_UPGRADE
+from flyproxy._speedups.proto.relay_head cimport relay_field
 from flyproxy._speedups.shm.counters cimport LIM_BUFFER
 
 cdef enum:
     RESET_WAIT_MS = 200         # how long a reset may take to follow a close
     HEAD_STEP = 8 << 10         # bytes read at least when a head comes in pieces
     CONTINUE = 100
+    SWITCHING = 101
 
 
 # -- the VM's end of stream, or a broken connection
@@ -68,15 +76,24 @@ cdef void ended(Worker *w, Exchange *x, int64_t result) noexcept nogil:
         return
     outbox_clear(w)
     if result == 0 and body_end_of_stream(w, &x.response) == BODY_DONE:
-        if outbox_send(w, x.down):
-            exchange_abort(w, x, ERR_PD01)
-        else:
+        if pass_on(w, x, BODY_DONE):
             exchange_complete(w, x)
         return
     exchange_fail(w, x, ERR_PU08)
 
 
 # -- body
+
+# What is in the outbox goes to the client. 0: it could not, the exchange is gone.
+cdef int pass_on(Worker *w, Exchange *x, int state) noexcept nogil:
+    x.bytes_out += w.outbox.bytes
+    if state == BODY_DONE and is_stream(x.down):
+        stream_end(w, x.down, &x.response, w.outbox.n)
+    if outbox_send(w, x.down):
+        exchange_abort(w, x, ERR_PD01)
+        return 0
+    return 1
+
 
 # 0: go on; 1: the exchange is gone.
 cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n) noexcept nogil:
@@ -92,9 +109,7 @@ cdef int feed(Worker *w, Exchange *x, const char *p, uint32_t n) noexcept nogil:
             exchange_fail(w, x, ERR_PU08)
             return 1
         taken += used
-        x.bytes_out += w.outbox.bytes
-        if outbox_send(w, x.down):
-            exchange_abort(w, x, ERR_PD01)
+        if not pass_on(w, x, state):
             return 1
         if state != BODY_FULL:
             break
@@ -148,7 +163,7 @@ cdef int read_body(Worker *w, Exchange *x) noexcept nogil:
         return 0
     if x.response_pipe != NULL or (
             x.response.mode == BODY_LENGTH and not x.response.chunk and x.response.left >= SPLICE_MIN
-            and buf_len(&x.down.out) == 0 and buf_len(&u.in_) == 0):
+            and buf_len(&x.down.out) == 0 and buf_len(&u.in_) == 0 and not is_stream(x.down)):
         state = splice_body(w, x)
         if state != SP_NO_PIPE:
             return state == SP_BUDGET
@@ -192,6 +207,9 @@ cdef int pass_interim(Worker *w, Exchange *x) noexcept nogil:
         body_due(w, x)
     if x.minor == 0:                            # RFC 9110 15.2: not to HTTP/1.0 clients
         return 0
+    if is_stream(x.down):
+        delivery_interim(w, x)
+        return 0
     fill_emit(w, x, &emit)
     outbox_clear(w)
     outbox_add(w, w.render, http1_emit_response(&w.response, &emit, w.render, RENDER))
@@ -207,10 +225,10 @@ cdef void decide_framing(Worker *w, Exchange *x, ResponseEmit *emit) noexcept no
     if h.flags & RS_NO_BODY:
         mode = BODY_NONE
     elif h.flags & RS_CHUNKED:
-        mode = BODY_CHUNKED
+        mode = BODY_UNTIL_CLOSE if is_stream(x.up) else BODY_CHUNKED
     elif h.flags & RS_UNTIL_CLOSE:
         mode = BODY_UNTIL_CLOSE
-    emit.chunked = x.minor == 1 and (mode == BODY_CHUNKED or mode == BODY_UNTIL_CLOSE)
+    emit.chunked = x.minor == 1 and (mode == BODY_CHUNKED or mode == BODY_UNTIL_CLOSE) and not is_stream(x.down)
     body_start(&x.response, mode, h.content_length, emit.chunked)
     if x.minor == 0 and (mode == BODY_CHUNKED or mode == BODY_UNTIL_CLOSE):
         x.flags |= XF_CLOSE | XF_RESET          # to this client the body ends with the connection
@@ -223,26 +241,36 @@ cdef void decide_framing(Worker *w, Exchange *x, ResponseEmit *emit) noexcept no
 
 cdef int pass_head(Worker *w, Exchange *x, const char *rest, uint32_t n) noexcept nogil:
     cdef ResponseEmit emit
-    cdef uint32_t length
+    cdef int switched = w.response.flags & RS_SWITCHED
     fill_emit(w, x, &emit)
     x.status = w.response.status
     x.flags |= XF_VM_STATUS
-    if w.response.flags & RS_SWITCHED:
+    if switched:
         emit.close = 0
     else:
         decide_framing(w, x, &emit)
-    length = http1_emit_response(&w.response, &emit, w.render, RENDER)
-    if length == 0:
-        exchange_fail(w, x, ERR_PU07)
+    outbox_clear(w)
+    if not put_head(w, x, &emit):
         return 1
     x.phase = PH_ANSWER
     timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.body_idle_ms)
-    outbox_clear(w)
-    outbox_add(w, w.render, length)
-    if w.response.flags & RS_SWITCHED:
+    if switched:
         tunnel_begin(w, x, rest, n)
         return 1
     return feed(w, x, rest, n)
+
+
+# Onto the client's stream, or into the outbox. 0: the exchange has failed.
+cdef int put_head(Worker *w, Exchange *x, const ResponseEmit *emit) noexcept nogil:
+    cdef uint32_t length
+    if is_stream(x.down):
+        return delivery_answer(w, x)
+    length = http1_emit_response(&w.response, emit, w.render, RENDER)
+    if length == 0:
+        exchange_fail(w, x, ERR_PU07)
+        return 0
+    outbox_add(w, w.render, length)
+    return 1
 
 
 # The head stands in [p, p+n), interim answers before it. 0: it is incomplete, *used bytes are dealt with; 1: exchange
@@ -323,9 +351,77 @@ cdef int read_head(Worker *w, Exchange *x) noexcept nogil:
     return 0 if state == 1 else 2
 
 
+# -- from a stream
+
+# RFC 8441 5.1: a 2xx accepts the tunnel, and says so with the protocol, or else is an answer like any other.
+cdef void settle_upgrade(Worker *w, int end) noexcept nogil:
+    cdef ResponseHead *h = &w.response
+    cdef Slice value = relay_field(h.headers, h.nheaders, b"upgrade", 7)
+    if not h.flags & RS_SWITCHED:
+        return
+    if value.n == 0 or h.nheaders == HEADERS_CAP:
+        h.flags = RS_KEEP_ALIVE | (RS_NO_BODY if h.status == 204 else 0 if end else RS_CHUNKED)
+        h.content_length = 0 if end and h.status != 204 else -1
+        return
+    h.status = SWITCHING
+    h.reason.p = b"Switching Protocols"
+    h.reason.n = 19
+    h.headers[h.nheaders].name = b"Upgrade"
+    h.headers[h.nheaders].name_n = 7
+    h.headers[h.nheaders].value = value.p
+    h.headers[h.nheaders].value_n = value.n
+    h.headers[h.nheaders].kind = H_UPGRADE
+    h.headers[h.nheaders].drop = 0
+    h.nheaders += 1
+
+
+cdef void response_head(Worker *w, Exchange *x, int end) noexcept nogil:
+    cdef Slice own
+    if w.response.proxy_error and x.up.carrier.role == TR_HOST:
+        backhaul_refused(w, x)
+        return
+    if w.response.status < 200:
+        pass_interim(w, x)
+        return
+    if x.flags & XF_UPGRADE:
+        settle_upgrade(w, end)
+    own = relay_field(w.response.headers, w.response.nheaders, b"reason", 6)
+    if own.n and x.up.carrier.role == TR_HOST:
+        w.response.reason = own
+    conn_cork(w, x.down)
+    pass_head(w, x, b"", 0)
+
+
+cdef void response_push(Worker *w, Exchange *x, const char *p, uint32_t n, int end) noexcept nogil:
+    cdef uint32_t used, content
+    cdef uint32_t waiting = buf_len(&x.down.out)
+    cdef int state
+    timer_set(&w.reactor, &x.up.s, w.reactor.now_ms + w.config.body_idle_ms)
+    outbox_clear(w)
+    state = body_feed(w, &x.response, p, n, &used, &content)
+    if state == BODY_MORE and end:
+        state = body_end_of_stream(w, &x.response)
+        if state != BODY_DONE:
+            exchange_fail(w, x, ERR_PU08)
+            return
+    if not pass_on(w, x, state):
+        return
+    if state == BODY_DONE:
+        exchange_complete(w, x)
+    elif waiting == 0 and buf_len(&x.down.out):
+        down_rearm(w, x.down)
+
+
+cdef void response_trailers(Worker *w, Exchange *x, const Header *fields, uint32_t n) noexcept nogil:
+    body_trailers(w, &x.response, fields, n)
+    response_push(w, x, NULL, 0, 1)
+
+
 cdef int response_read(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
     cdef int _k, state
+    if is_stream(u):
+        return 0                        # what comes is pushed
     for _k in range(READS_PER_TURN):
         if not u.s.io & (IO_IN | IO_RDHUP) and x.response_pipe == NULL:
             return 0

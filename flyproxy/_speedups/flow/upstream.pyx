@@ -6,23 +6,29 @@ from libc.string cimport memcpy
 
 from flyproxy._speedups.errors cimport ERR_PL05, ERR_PU08
 from flyproxy._speedups.flow.conns cimport conn_close, conn_open
-from flyproxy._speedups.flow.exchange cimport exchange_fail
+from flyproxy._speedups.flow.exchange cimport exchange_fail, exchange_give_back
 from flyproxy._speedups.flow.output cimport conn_flush
 from flyproxy._speedups.flow.pool cimport pool_take, pool_trim
 from flyproxy._speedups.flow.queue cimport queue_leave, queue_wait
 from flyproxy._speedups.flow.request cimport request_pump, request_send
 from flyproxy._speedups.flow.response cimport response_ended, response_read
-from flyproxy._speedups.flow.retry cimport F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_REFUSED, F_UNREACHABLE, attempt_failed
+from flyproxy._speedups.flow.retry cimport (
+    F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_HOST_TIMEOUT, F_REFUSED, F_UNREACHABLE, attempt_failed,
+)
+from flyproxy._speedups.flow.streams cimport is_stream, stream_credit
+from flyproxy._speedups.flow.tcp_relay cimport tcp_relay_greet, tcp_relay_read
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
+from flyproxy._speedups.flow.vm_http2 cimport vm_open
 from flyproxy._speedups.flow.worker cimport (
-    CF_FIN, CF_OPEN_COUNTED, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY, US_CONNECTING, US_IDLE, XF_ADMITTED,
-    XF_IDEMPOTENT, XF_RAW, XF_STALE_RETRIED, Conn, Exchange, Worker,
+    BODY_CHUNKED, BODY_UNTIL_CLOSE, CF_FIN, CF_OPEN_COUNTED, CF_REMOTE, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY,
+    US_CONNECTING, US_GREETING, US_IDLE, XF_HTTP2, XF_IDEMPOTENT, XF_RAW, XF_STALE_RETRIED, XF_UPGRADE,
+    Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_append, buf_len
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect, sock_error, sock_has_input
 from flyproxy._speedups.proto.proxy_protocol cimport proxy_write
-from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, BK_OPEN, budget_admit, budget_release
+from flyproxy._speedups.shm.budget cimport BK_OPEN, budget_admit, budget_release
 from flyproxy._speedups.shm.counters cimport LIM_FILES, MachineSeries, counters_bucket, counters_machine
 from flyproxy._speedups.shm.segments cimport shm_live, shm_wake
 from flyproxy._speedups.shm.table cimport CT_CONNECTIONS, TMachine, TService
@@ -31,7 +37,15 @@ cdef enum:
     PROXY_HEADER_MAX = 107
 
 
+cdef void upstream_attach(Exchange *x, Conn *u, const TMachine *m) noexcept nogil:
+    u.machine = m.slot
+    u.machine_generation = m.generation
+    attach(x, u)
+
+
 cdef void attach(Exchange *x, Conn *u) noexcept nogil:
+    # Chunks are a matter of HTTP/1: a stream has frames and an end of its own.
+    x.request.chunk = not is_stream(u) and x.request.mode in (BODY_CHUNKED, BODY_UNTIL_CLOSE)
     x.up = u
     x.sent_before = u.sent
     u.x = x
@@ -59,8 +73,7 @@ cdef int take_pooled(Worker *w, Exchange *x, const TMachine *m, uint16_t port) n
         return 1
 
 
-# One unit of BK_OPEN; 0: the machine has as many connections as it may.
-cdef int admit_connection(Worker *w, Exchange *x, const TMachine *m) noexcept nogil:
+cdef int upstream_admit(Worker *w, Exchange *x, const TMachine *m) noexcept nogil:
     cdef uint32_t limit = x.hard_limit if x.concurrency == CT_CONNECTIONS else 0
     cdef uint32_t k
     if budget_admit(&w.shm, BK_OPEN, m.slot, limit):
@@ -74,35 +87,40 @@ cdef int admit_connection(Worker *w, Exchange *x, const TMachine *m) noexcept no
     return 0
 
 
+cdef void upstream_wait(Worker *w, Exchange *x, const TMachine *m) noexcept nogil:
+    # Given back without waking anybody: the others could not connect either.
+    exchange_give_back(w, x)
+    queue_wait(w, x)
+
+
 cdef void upstream_open(Worker *w, Exchange *x, const TService *s, const TMachine *m) noexcept nogil:
     cdef Endpoint to
     cdef Conn *u
     cdef int fd
+    memcpy(to.address, m.address, 16)
     to.port = m.port if m.port else s.internal_port
+    # Upgrades go by HTTP/1.1 whatever the machine speaks besides, and a PROXY header needs a connection of its own.
+    if x.flags & XF_HTTP2 and not x.flags & (XF_UPGRADE | XF_RAW) and not x.proxy_version:
+        vm_open(w, x, m, &to)
+        return
     if take_pooled(w, x, m, to.port):
         return
-    if not admit_connection(w, x, m):
-        # Given back without waking anybody: the others could not connect either.
-        x.flags &= ~XF_ADMITTED
-        budget_release(&w.shm, BK_INFLIGHT, m.slot)
-        queue_wait(w, x)
+    if not upstream_admit(w, x, m):
+        upstream_wait(w, x, m)
         return
     queue_leave(w, x)
-    memcpy(to.address, m.address, 16)
     x.sent_us = w.reactor.now_us
     x.phase = PH_CONNECT
-    fd = sock_connect(&to)
+    fd = sock_connect(&to, NULL)
     u = conn_open(w, fd, K_UP) if fd >= 0 else NULL
     if u == NULL:
         connect_refused_here(w, x, m, fd)
         return
     u.flags |= CF_OPEN_COUNTED
-    u.machine = m.slot
-    u.machine_generation = m.generation
     u.vm_port = to.port
     u.state = US_CONNECTING
     u.s.lane = x.down.s.lane
-    attach(x, u)
+    upstream_attach(x, u, m)
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.connect_ms)
 
 
@@ -136,6 +154,9 @@ cdef int put_proxy_header(Worker *w, Exchange *x) noexcept nogil:
 
 cdef void connected(Worker *w, Exchange *x) noexcept nogil:
     cdef Conn *u = x.up
+    if u.flags & CF_REMOTE:
+        tcp_relay_greet(w, x)
+        return
     count_connect(w, x)
     u.state = US_BUSY
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
@@ -171,7 +192,9 @@ cdef int on_busy(Worker *w, Conn *u) noexcept nogil:
     if u.s.io & IO_OUT:                 # also when the answer has begun: what is left of the request still goes
         if buf_len(&u.out) and conn_flush(w, u):
             u.s.io |= IO_IN
-        elif buf_len(&u.out) == 0 and x.head_sent < buf_len(&x.head):
+        elif is_stream(x.down):
+            stream_credit(w, x.down)
+        if u.x == x and buf_len(&u.out) == 0 and x.head_sent < buf_len(&x.head):
             request_send(w, x)
     if u.x == x and u.s.io & IO_OUT and not x.request.done and request_pump(w, x):
         reactor_queue(&w.reactor, &x.down.s)
@@ -193,6 +216,8 @@ cdef int upstream_on_event(void *owner, Source *source) noexcept nogil:
         if source.io & ~IO_OUT:         # an idle VM has nothing to say: it closes, or its state is unknown
             conn_close(w, u)
         return 0
+    if u.state == US_GREETING:
+        return tcp_relay_read(w, u)
     return on_busy(w, u)
 
 
@@ -207,8 +232,8 @@ cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
     cdef Exchange *x = u.x
     if u.state == US_IDLE or x == NULL:
         conn_close(w, u)
-    elif u.state == US_CONNECTING:
-        attempt_failed(w, x, F_CONNECT_TIMEOUT)
+    elif u.state == US_CONNECTING or u.state == US_GREETING:
+        attempt_failed(w, x, F_HOST_TIMEOUT if u.flags & CF_REMOTE or is_stream(u) else F_CONNECT_TIMEOUT)
     elif u.flags & CF_FIN:
         response_ended(w, x)            # waited in vain for a sign whether the request had arrived
     elif x.phase < PH_ANSWER and waits_for_client(x):       # whose own deadline runs

@@ -1,7 +1,8 @@
 # The structs that all of flow/ works on: one Worker per engine thread, a Conn per socket, an Exchange per request or
-# relay. Ownership: a Conn belongs to the reactor's slab and dies at the end of the turn in which it is closed; an
-# Exchange belongs to its client's Conn and is given back by exchange_finish. Pointers between them are good as long
-# as both live; none crosses threads.
+# relay, a Transport per HTTP/2 connection to another proxy. A stream of a transport is a Conn without a socket, so
+# exchanges need not know what they run on. Ownership: a Conn belongs to the reactor's slab and dies at the end of the
+# turn in which it is closed; an Exchange belongs to its client's Conn and is given back by exchange_finish. Pointers
+# between them are good as long as both live; none crosses threads.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from flyproxy._speedups.mem.buf cimport Buf, Pool
 from flyproxy._speedups.mem.slab cimport Slab
@@ -10,6 +11,8 @@ from flyproxy._speedups.net.reactor cimport Reactor, Source
 from flyproxy._speedups.net.sockets cimport Endpoint, iovec
 from flyproxy._speedups.proto.chunked cimport Chunked
 from flyproxy._speedups.proto.http1 cimport HeadLimits, RequestHead, ResponseHead, Slice
+from flyproxy._speedups.proto.hello cimport HELLO_KEY
+from flyproxy._speedups.proto.http2 cimport H2Config, H2Io, H2Stream, Http2
 from flyproxy._speedups.route.choose cimport TRIED_MAX
 from flyproxy._speedups.shm.counters cimport WorkerCounters
 from flyproxy._speedups.shm.segments cimport Shm
@@ -17,6 +20,7 @@ from flyproxy._speedups.shm.table cimport Table
 
 cdef enum:
     SCRATCH = 64 << 10          # bytes of one read
+    FRAMES_IN = 130 << 10       # one read behind the largest part of a frame that may wait (H2_INPUT_MAX)
     RENDER = 320 << 10          # heads and answers are written here; more than the largest head that is accepted
     IOVS = 96
     SIDE = 4096                 # chunk heads of one write
@@ -36,6 +40,7 @@ cdef enum:
     ACCEPT_PAUSE_MS = 100       # without descriptors
     MAILBOX = 1024              # letters from the Python side that may wait
     ANSWER_PREPARED = 255       # instead of an ErrorCode: the answer stands in `render`
+    HOST_TRANSPORTS = 16        # to one host and with the same hops, at most
 
 cdef enum:                      # Source.kind
     K_WAKE = 1
@@ -43,15 +48,19 @@ cdef enum:                      # Source.kind
     K_DOWN                      # client side, HTTP
     K_UP                        # VM side, HTTP (also while connecting for a relay)
     K_TUNNEL                    # either side of a byte relay
+    K_TRANSPORT                 # an HTTP/2 connection, with another proxy or a machine
+    K_STREAM                    # one stream of it: no socket
 
 cdef enum ConnState:
     DS_PROXY = 1                # waiting for the PROXY protocol header
     DS_HEAD                     # idle, or in the middle of a request head
     DS_BUSY                     # has an exchange
     DS_LINGER                   # answered for the last time; input is discarded
-    US_CONNECTING
+    US_CONNECTING               # also a stream whose transport is not open yet
     US_BUSY
     US_IDLE                     # in the pool
+    US_GREETING                 # a TCP relay to another host: its answer is awaited
+    TS_HELLO                    # K_TRANSPORT: the other side's hello is awaited
 
 cdef enum ConnFlag:
     CF_FIN = 1                  # the other side has sent its last byte
@@ -67,6 +76,11 @@ cdef enum ConnFlag:
     CF_STALLED = 1024           # out has reached the limit `buffer`
     CF_PIPE_OVER = 2048         # more than `pipelined` requests wait: serve that many, then refuse
     CF_PROGRESS = 4096          # bytes went out since the write-stall deadline was set
+    CF_END = 8192               # a stream: nothing follows what is in `out`
+    CF_END_SENT = 16384
+    CF_TRAILERS = 32768         # a stream: `in_` holds the trailers that go out behind `out`
+    CF_CORKED = 65536           # what is written waits for the end of what is being read
+    CF_REMOTE = 131072          # VM side: a relay through another proxy
 
 cdef struct Conn:
     Source s
@@ -88,16 +102,24 @@ cdef struct Conn:
     uint32_t scanned            # bytes of in_ that the head parser has seen
     uint32_t ahead              # bytes of in_ that the pipeline count has seen
     uint64_t sent               # VM side: bytes that the kernel has taken
+    Transport *carrier          # what a stream runs on; NULL for everything that has a socket
+    H2Stream *h2                # of a stream; NULL until its transport is open
+    Conn *link_next             # streams of one transport
+    Conn *link_prev
+    uint32_t owed               # of a stream: bytes received and not given back as window
+    uint32_t received           # and since window_us
+    uint64_t window_us
     uint32_t served             # requests answered on this connection
     uint32_t idle_ms            # of the port, 0: the proxy's own
     uint32_t head_ms
-    uint16_t flags              # ConnFlag
+    uint32_t flags              # ConnFlag
     uint16_t service_port       # the port that the client meant
     uint16_t pipelined          # whole requests waiting in in_
     uint16_t vm_port
     uint8_t state               # ConnState
     uint8_t vm_side             # 1: towards a VM
     Listener *listener          # K_LISTENER only
+    Transport *transport        # K_TRANSPORT only; NULL until its hello is accepted
 
 cdef enum BodyMode:
     BODY_NONE = 0
@@ -137,6 +159,12 @@ cdef enum ExchangeFlag:
     XF_VM_KEEPS = 8192          # the VM keeps its connection after this answer
     XF_COUNTED = 32768          # the answer has been counted
     XF_SENDING_OVER = 16384     # the VM takes no more of the request; its answer may still come
+    XF_DELIVERY = 65536         # came from another proxy, which has chosen the machine
+    XF_MAY_RELAY = 131072       # and may be passed on to a third one
+    XF_FULL_SEEN = 262144       # some host said that its machine is full
+    XF_UNREACHED = 524288       # the last attempt cannot have reached the app
+    XF_HTTP2 = 1048576          # the machine speaks HTTP/2
+    XF_WAY_RETRIED = 2097152    # the same machine has been tried once more because the way to its host had failed
 
 cdef struct Exchange:
     uint32_t index
@@ -145,7 +173,7 @@ cdef struct Exchange:
     uint8_t minor               # the client's HTTP/1.minor
     uint8_t accept              # AnswerKind
     uint16_t status
-    uint16_t flags              # ExchangeFlag
+    uint32_t flags              # ExchangeFlag
     Conn *down
     Conn *up
     uint32_t app
@@ -167,9 +195,11 @@ cdef struct Exchange:
     uint8_t log_method_n
     uint32_t log_target_n
     uint32_t head_sent
+    uint32_t kept               # bytes at the end of `head` that are body
     uint64_t key                # balance key
+    uint32_t way_machine        # slot + 1 of the latest machine to which only the way failed
     uint32_t tried[TRIED_MAX]
-    Buf head                    # as the VM gets it, small bodies included; kept for a repetition and for the log
+    Buf head                    # as the VM gets it, and the body's begin; kept for a repetition and for the log
     Body request
     Body response
     Pipe *request_pipe
@@ -197,12 +227,49 @@ cdef struct Queue:              # exchanges of one service that wait for room
     Exchange *tail
     Queue *next
 
+cdef enum TransportRole:
+    TR_SERVER = 1               # another proxy's, which brings requests
+    TR_HOST                     # ours to another proxy
+    TR_VM                       # ours to a machine that speaks HTTP/2
+
+cdef struct Transport:          # one HTTP/2 connection
+    Conn *c                     # its socket; c.in_ and c.out hold frames
+    Http2 h2
+    uint8_t role                # TransportRole
+    uint8_t open                # requests may be sent on it
+    uint8_t dead
+    uint8_t dirty               # has frames or data to send: is in Worker.dirty
+    uint8_t going               # says GOAWAY or was told so: no new streams
+    uint8_t hops                # that its requests may still be passed on
+    uint8_t port                # index into the ports of its host
+    uint8_t greeted             # the answer to our hello has come
+    uint8_t pinging             # a PING is out
+    uint8_t retried             # it was greeted anew with a newer epoch
+    uint32_t host               # TR_HOST: slot
+    uint32_t host_generation
+    uint32_t count              # streams
+    uint32_t rtt_us             # smallest of its PINGs
+    uint64_t heard_ms           # bytes came last
+    uint64_t used_ms            # a stream ended last
+    uint64_t ping_us            # the PING went out
+    Conn *streams               # linked by Conn.link_next
+    Transport *next_dirty
+    Transport *next             # of Worker.transports
+    Transport *prev
+    Transport *sibling          # of the same host or machine
+
+cdef struct HostLink:           # what this worker knows of another host
+    Transport *transports       # linked by Transport.sibling
+    uint32_t generation         # of the host slot
+    uint32_t epoch              # newest that it was seen with, 0: only what the table says
+    uint64_t rest_until_ms      # it could not be reached: no connection is tried before
+
 cdef struct Listener:
     uint32_t id
     uint32_t slot
     uint16_t service_port
     uint8_t proxy_protocol
-    uint8_t app_port            # opened because an app declares the port
+    uint8_t backhaul            # other proxies connect here
     uint8_t watched             # is in epoll
     uint8_t paused              # out of descriptors
     uint8_t gone
@@ -228,6 +295,8 @@ cdef struct Config:             # one generation of settings; replaced whole
     uint32_t upstream_idle_ms
     uint32_t tunnel_idle_ms
     uint32_t queue_ms
+    uint32_t backhaul_idle_ms
+    uint32_t backhaul_streams
     uint8_t access_log
     uint8_t log_json
     uint8_t via_n
@@ -258,8 +327,21 @@ cdef struct Worker:
     WorkerCounters *counters
     Listener *listeners
     Queue *queues
+    Transport *transports
+    Transport *dirty            # to be written at the end of the turn
+    H2Config h2_client          # towards other hosts
+    H2Config h2_server
+    H2Config h2_vm              # towards machines
+    H2Io h2                     # lent to every call of the codec
+    Slab h2_streams
+    uint32_t boot_epoch         # 0: no backhaul
+    uint8_t backhaul_key[HELLO_KEY]
+    HostLink *host_links        # [HOSTS_MAX] by host slot
+    Transport **vm_transports   # [machines]; NULL until a machine speaks HTTP/2
+    Conn *corked                # linked by Conn.link_next
     uint32_t *pool_heads        # [machines] index + 1 of the newest idle VM connection
     uint8_t *pool_counts        # [machines]
+    uint32_t pool_limited       # idle VM connections of services with a hard limit
     uint32_t machines
     uint64_t owner_epoch
     uint64_t second             # of the last each_second
@@ -291,4 +373,5 @@ cdef struct Worker:
     RequestHead request
     ResponseHead response
     char scratch[SCRATCH]
+    char frames[FRAMES_IN]      # read from transports; never touched by what an event leads to
     char render[RENDER]

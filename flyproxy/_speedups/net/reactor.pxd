@@ -66,6 +66,8 @@ cdef int reactor_init(Reactor *r, uint32_t element, uint32_t lanes, void *owner)
 cdef void reactor_clear(Reactor *r) noexcept nogil
 # A registered source for fd, or NULL (memory, epoll). level: level-triggered, reading only.
 cdef Source *reactor_add(Reactor *r, int fd, int kind, int level) noexcept nogil
+# A source that has no descriptor: only queued and timed.
+cdef Source *reactor_add_bare(Reactor *r, int kind) noexcept nogil
 cdef int reactor_watch(Reactor *r, Source *s, int on) noexcept nogil        # listeners: in and out of epoll
 # Closes the fd; memory is freed at the end of the turn.
 cdef void reactor_close(Reactor *r, Source *s) noexcept nogil

@@ -64,26 +64,34 @@ cdef void reactor_clear(Reactor *r) noexcept nogil:
     free(r.dead)
 
 
-cdef Source *reactor_add(Reactor *r, int fd, int kind, int level) noexcept nogil:
-    cdef epoll_event event
+cdef Source *reactor_add_bare(Reactor *r, int kind) noexcept nogil:
     cdef uint32_t index = slab_take(&r.sources)
     cdef Source *s
     if index == SLAB_NONE:
         return NULL
     s = reactor_source(r, index)
     r.generation += 2
-    s.fd = fd
+    s.fd = -1
     s.index = index
     s.generation = r.generation | 1
     s.lane = r.nlanes - 1
     s.kind = <unsigned char>kind
     s.timer_slot = -1
+    return s
+
+
+cdef Source *reactor_add(Reactor *r, int fd, int kind, int level) noexcept nogil:
+    cdef epoll_event event
+    cdef Source *s = reactor_add_bare(r, kind)
+    if s == NULL:
+        return NULL
+    s.fd = fd
     if not level:
         event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
-        event.data.u64 = (<uint64_t>s.generation << 32) | index
+        event.data.u64 = (<uint64_t>s.generation << 32) | s.index
         if epoll_ctl(r.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
             s.generation = 0
-            slab_give(&r.sources, index)
+            slab_give(&r.sources, s.index)
             return NULL
     return s
 
@@ -103,7 +111,8 @@ cdef void reactor_close(Reactor *r, Source *s) noexcept nogil:
     timer_drop(r, s)
     # Our descriptors are never duplicated, except listeners, which reactor_watch takes out first: close leaves epoll
     # too.
-    close(s.fd)
+    if s.fd >= 0:
+        close(s.fd)
     if r.dead_n == r.dead_cap:
         grown = <uint32_t *>realloc(r.dead, (r.dead_cap * 2 + 64) * sizeof(uint32_t))
         if grown == NULL:

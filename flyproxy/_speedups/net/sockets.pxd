@@ -12,9 +12,11 @@ cdef struct Endpoint:
     uint16_t port
 
 cdef int sock_accept(int listener, Endpoint *peer) noexcept nogil
+# Sent bytes that the peer's kernel has not acknowledged for `ms` end the connection (tcp(7) TCP_USER_TIMEOUT).
+cdef void sock_unacknowledged(int fd, unsigned int ms) noexcept nogil
 cdef int sock_local(int fd, Endpoint *out) noexcept nogil
-# A non-blocking socket whose connect has begun (or is done).
-cdef int sock_connect(const Endpoint *to) noexcept nogil
+# A non-blocking socket whose connect has begun (or is done), from the address `source` (16 bytes), or NULL: any.
+cdef int sock_connect(const Endpoint *to, const uint8_t *source) noexcept nogil
 # The pending error of a finished connect: 0 or a positive errno.
 cdef int sock_error(int fd) noexcept nogil
 # Options that accepted sockets inherit: no delay, keep-alive probes, a bound on unsent bytes.

@@ -21,6 +21,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_LINGER, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, SHUT_WR
     int accept4(int fd, sockaddr *addr, socklen_t *n, int flags)
     int socket(int family, int kind, int protocol)
+    int bind(int fd, const sockaddr *addr, socklen_t n)
     int connect(int fd, const sockaddr *addr, socklen_t n)
     int getsockname(int fd, sockaddr *addr, socklen_t *n)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *n)
@@ -45,10 +46,10 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr sin6_addr
     uint16_t htons(uint16_t v)
     uint16_t ntohs(uint16_t v)
-    enum: IPPROTO_TCP
+    enum: IPPROTO_TCP, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY, TCP_INFO
+    enum: TCP_NODELAY, TCP_INFO, TCP_USER_TIMEOUT
 
 cdef extern from "<errno.h>" nogil:
     enum: EINPROGRESS, EAGAIN
@@ -69,6 +70,7 @@ cdef extern from *:
 cdef enum:
     TCP_INFO_BYTES = 256
     ACKNOWLEDGED_AT = 120       # tcpi_bytes_acked in the kernel's struct tcp_info, which only ever grows at its end
+    GATHERED = 2048             # bytes up to which copying costs less than what the kernel does for a vector
     UNSENT_MAX = 1 << 20        # bytes not yet sent at which a socket stops being writable
 
 
@@ -94,6 +96,10 @@ cdef int sock_accept(int listener, Endpoint *peer) noexcept nogil:
     return fd
 
 
+cdef void sock_unacknowledged(int fd, unsigned int ms) noexcept nogil:
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms))
+
+
 cdef int sock_local(int fd, Endpoint *out) noexcept nogil:
     cdef sockaddr_storage address
     cdef socklen_t n = sizeof(address)
@@ -103,28 +109,39 @@ cdef int sock_local(int fd, Endpoint *out) noexcept nogil:
     return 0
 
 
-cdef int sock_connect(const Endpoint *to) noexcept nogil:
-    cdef sockaddr_in v4
-    cdef sockaddr_in6 v6
+# The address as the kernel takes it; its length.
+cdef socklen_t fill(sockaddr_storage *out, const uint8_t *address, uint16_t port) noexcept nogil:
+    cdef sockaddr_in *v4 = <sockaddr_in *>out
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>out
+    memset(out, 0, sizeof(sockaddr_storage))
+    if memcmp(address, FP_V4_MAPPED, 12) == 0:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(port)
+        memcpy(&v4.sin_addr, address + 12, 4)
+        return sizeof(sockaddr_in)
+    v6.sin6_family = AF_INET6
+    v6.sin6_port = htons(port)
+    memcpy(&v6.sin6_addr, address, 16)
+    return sizeof(sockaddr_in6)
+
+
+cdef int sock_connect(const Endpoint *to, const uint8_t *source) noexcept nogil:
+    cdef sockaddr_storage address
+    cdef socklen_t n = fill(&address, to.address, to.port)
     cdef int one = 1
-    cdef int result
-    cdef bint is_v4 = memcmp(to.address, FP_V4_MAPPED, 12) == 0
-    cdef int fd = socket(AF_INET if is_v4 else AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef int result = 0
+    cdef int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -errno
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    if is_v4:
-        memset(&v4, 0, sizeof(v4))
-        v4.sin_family = AF_INET
-        v4.sin_port = htons(to.port)
-        memcpy(&v4.sin_addr, to.address + 12, 4)
-        result = connect(fd, <sockaddr *>&v4, sizeof(v4))
-    else:
-        memset(&v6, 0, sizeof(v6))
-        v6.sin6_family = AF_INET6
-        v6.sin6_port = htons(to.port)
-        memcpy(&v6.sin6_addr, to.address, 16)
-        result = connect(fd, <sockaddr *>&v6, sizeof(v6))
+    if source != NULL:
+        # The port is chosen by the connect, which knows both ends (ip(7)): not one of 28,000 for all destinations.
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one))
+        n = fill(&address, source, 0)
+        result = bind(fd, <sockaddr *>&address, n)
+        n = fill(&address, to.address, to.port)
+    if result == 0:
+        result = connect(fd, <sockaddr *>&address, n)
     if result < 0 and errno != EINPROGRESS:
         result = -errno
         close(fd)
@@ -159,7 +176,18 @@ cdef int64_t sock_send(int fd, const char *p, uint32_t n) noexcept nogil:
 
 cdef int64_t sock_writev(int fd, iovec *iov, int n) noexcept nogil:
     cdef msghdr message
+    cdef char whole[GATHERED]
+    cdef size_t length = 0
     cdef ssize_t sent
+    cdef int k
+    for k in range(n):
+        length += iov[k].iov_len
+    if length <= GATHERED:
+        length = 0
+        for k in range(n):
+            memcpy(whole + length, iov[k].iov_base, iov[k].iov_len)
+            length += iov[k].iov_len
+        return sock_send(fd, whole, <uint32_t>length)
     memset(&message, 0, sizeof(message))
     message.msg_iov = iov
     message.msg_iovlen = n

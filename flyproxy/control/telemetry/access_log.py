@@ -8,29 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Protocol
 
 from flyproxy import log
-from flyproxy.control.telemetry.sinks import Sink, open_sink
+from flyproxy.control.telemetry.sinks import Rings, Sink, open_sink
 
-BATCH = 4096        # lines of one ring at a time
-BUSY = 0.01         # seconds between two looks while lines come
+LOOK = 0.1          # seconds from a look that found little to the next: a ring holds 0.2 s of lines at full load
+HURRY = 0.5         # the fuller a ring was, the sooner the next look; from here on (of 1) at once
 TELL_EVERY = 1.0    # seconds
-IDLE = 0.1          # while none come: a ring holds 0.2 s of a worker's lines at full load
-
-
-class Rings(Protocol):
-    """The compiled log door: the oldest lines of one process index, without newline, at most ``max_lines``."""
-
-    def drain(self, proc: int, max_lines: int) -> list[bytes]: ...
 
 
 class AccessLog:
     """Start it once; ``configure`` switches the sink while it runs. With access "off" nothing is drained."""
 
-    def __init__(self, rings: Rings, access: str, procs: int) -> None:
+    def __init__(self, rings: Rings, access: str) -> None:
         self.rings = rings
-        self.procs = range(procs)
         self.access = access
         self.sink: Sink | None = open_sink(access)
         self._lock = threading.Lock()
@@ -73,24 +64,21 @@ class AccessLog:
             stopping = self._stopping
             with self._lock:
                 off = self.sink is None
-                moved = 0 if off else self._drain()
-            if stopping and not moved:
+                full = 0.0 if off else self._drain()
+            if stopping and not full:
                 return
-            if moved < BATCH:
-                self._wake.wait(None if off else BUSY if moved else IDLE)
+            if full < HURRY and not stopping:
+                self._wake.wait(None if off else LOOK * (1 - full / HURRY))
                 self._wake.clear()
 
-    def _drain(self) -> int:
-        """One batch of every ring; returns the lines moved."""
-        sink, moved = self.sink, 0
-        assert sink is not None
-        for proc in self.procs:
-            lines = self.rings.drain(proc, BATCH)
-            if lines:
-                sink.write(lines)
-                moved += len(lines)
-        self._tell(sink.problem)
-        return moved
+    def _drain(self) -> float:
+        """Moves what is in the rings on; returns how full the fullest was."""
+        assert self.sink is not None
+        full = self.rings.fullest()
+        if full:
+            self.sink.drain(self.rings)
+            self._tell(self.sink.problem)
+        return full
 
     def _tell(self, problem: str | None) -> None:
         """One log event when the sink begins to fail and one when it works again; not more often than TELL_EVERY."""

@@ -48,6 +48,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("flyproxy_retries_total", "counter", ("reason",), "requests sent to a machine again, by reason"),
     Family("flyproxy_worker_restarts_total", "counter", ("reason",), "unplanned restarts of processes, by reason"),
     Family("flyproxy_worker_memory_bytes", "gauge", ("kind",), "bytes held by the workers' engines, by what for"),
+    Family("flyproxy_hellos_refused_total", "counter", ("reason",),
+           "connections of other proxies that were refused, by reason"),
+    Family("flyproxy_backhaul_transports", "gauge", (), "HTTP/2 connections with other proxies, both directions"),
+    Family("flyproxy_backhaul_streams", "gauge", (), "requests on them, both directions"),
     Family("flyproxy_engine_turn_seconds", "histogram", (), "work in one turn of an engine's loop, sleep not counted"),
     Family("flyproxy_table_generation", "gauge", (), "generation of the table; 0: none published yet"),
     Family("flyproxy_table_age_seconds", "gauge", (), "since the table was last changed"),
@@ -56,5 +60,10 @@ FAMILIES: tuple[Family, ...] = (
            "access-log lines by what became of them in the sink: written or lost"),
     Family("flyproxy_health_probes_total", "counter", ("result",), "probes of health checks: passed or failed"),
     Family("flyproxy_health_machines", "gauge", ("health",), "machines of this host that have checks, by health"),
+    Family("flyproxy_host_rtt_seconds", "gauge", ("host", "region"),
+           "round trip to another host over the mesh as choice counts it: lossy links as longer ones"),
+    Family("flyproxy_host_reachable", "gauge", ("host", "region"),
+           "how another host is reached: 1 directly, 0.5 via a third host, 0 not at all"),
+    Family("flyproxy_probe_dropped_total", "counter", ("reason",), "mesh probes that were not believed, by reason"),
 )
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from flyproxy._speedups.shm.beat import Root
 from flyproxy._speedups.shm.counters import CounterReader
 from flyproxy._speedups.shm.table import TableReader
+from flyproxy.control.mesh.service import Report
 from flyproxy.control.telemetry.families import BY_NAME
 
 Labels = tuple[str, ...]
@@ -25,6 +26,7 @@ class Facts(NamedTuple):
     probes: Mapping[str, int]
     machines: Mapping[str, int]
     quarantined: int
+    mesh: Report
 
 
 class Page:
@@ -52,6 +54,9 @@ class Page:
         yield _counter("flyproxy_retries_total", _by_name(totals["retries"]))
         yield _counter("flyproxy_worker_restarts_total", _by_name(facts.restarts))
         yield _gauge("flyproxy_worker_memory_bytes", _by_name(totals["memory"]))
+        yield _counter("flyproxy_hellos_refused_total", _by_name(totals["hellos_refused"]))
+        yield _gauge("flyproxy_backhaul_transports", [((), totals["transports"])])
+        yield _gauge("flyproxy_backhaul_streams", [((), totals["streams"])])
         yield _histogram("flyproxy_engine_turn_seconds", totals["turn_buckets"], totals["turn_seconds"])
         yield _gauge("flyproxy_table_generation", [((), self.table.generation)])
         yield _gauge("flyproxy_table_age_seconds", self._table_age())
@@ -60,6 +65,10 @@ class Page:
                                                                             strict=True))))
         yield _counter("flyproxy_health_probes_total", _by_name(facts.probes))
         yield _gauge("flyproxy_health_machines", _by_name(facts.machines))
+        hosts = facts.mesh.hosts
+        yield _gauge("flyproxy_host_rtt_seconds", [((h.host, h.region), h.rtt) for h in hosts if h.rtt is not None])
+        yield _gauge("flyproxy_host_reachable", [((h.host, h.region), h.reachable) for h in hosts])
+        yield _counter("flyproxy_probe_dropped_total", _by_name(facts.mesh.dropped))
 
     def _connections(self) -> Iterator[tuple[Labels, float]]:
         for proc in self.root.live():

@@ -1,19 +1,26 @@
 """Where access-log lines go: standard error, a file, or syslog. A sink loses lines rather than stop, and counts them.
 
-``write`` takes whole lines without their newline and may block (a slow disk, a full pipe): it is called from the
-drain's own thread, never from the event loop.
+``drain`` may block (a slow disk, a full pipe): it is called from the drain's own thread, never from the event loop.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 from typing import Protocol
 
 SYSLOG_SOCKET = "/dev/log"
 SYSLOG_PRIORITY = 16 * 8 + 6    # local0.info
 FILE_MODE = 0o640
+BATCH = 4096                    # lines of one ring that are Python objects at a time
+
+
+class Rings(Protocol):
+    """The compiled log door, ``flyproxy._speedups.shm.logring.LogReader``."""
+
+    def fullest(self) -> float: ...
+    def write(self, fd: int, torn: bool) -> tuple[int, int, int, bool]: ...
+    def take(self, most: int) -> list[bytes]: ...
 
 
 class Sink(Protocol):
@@ -23,7 +30,7 @@ class Sink(Protocol):
     lost: int
     problem: str | None
 
-    def write(self, lines: Sequence[bytes]) -> None: ...
+    def drain(self, rings: Rings) -> None: ...
     def reopen(self) -> None: ...
     def close(self) -> None: ...
 
@@ -38,22 +45,11 @@ class DescriptorSink:
         self.problem: str | None = None
         self._torn = False
 
-    def write(self, lines: Sequence[bytes]) -> None:
-        data = memoryview((b"\n" if self._torn else b"") + b"\n".join(lines) + b"\n")
-        done = 0
-        try:
-            while done < len(data):
-                done += os.write(self.fd, data[done:])
-        except OSError as error:
-            self.problem = error.strerror or str(error)
-            whole = max(bytes(data[:done]).count(b"\n") - self._torn, 0)
-            self.written += whole
-            self.lost += len(lines) - whole
-            if done:
-                self._torn = data[done - 1] != 0x0A
-            return
-        self.problem, self._torn = None, False
-        self.written += len(lines)
+    def drain(self, rings: Rings) -> None:
+        written, lost, error, self._torn = rings.write(self.fd, self._torn)
+        self.written += written
+        self.lost += lost
+        self.problem = os.strerror(error) if error else None
 
     def reopen(self) -> None:
         """Nothing to do: the descriptor was given."""
@@ -70,13 +66,12 @@ class FileSink(DescriptorSink):
         self.path = path
         self.reopen()
 
-    def write(self, lines: Sequence[bytes]) -> None:
+    def drain(self, rings: Rings) -> None:
         if self.fd < 0 or self._moved():
             self.reopen()
-        if self.fd < 0:
-            self.lost += len(lines)
-            return
-        super().write(lines)
+        unopened = self.problem if self.fd < 0 else None
+        super().drain(rings)
+        self.problem = unopened or self.problem
 
     def _moved(self) -> bool:
         try:
@@ -111,7 +106,8 @@ class SyslogSink:
         self.socket: socket.socket | None = None
         self.reopen()
 
-    def write(self, lines: Sequence[bytes]) -> None:
+    def drain(self, rings: Rings) -> None:
+        lines = rings.take(BATCH)
         if self.socket is None:
             self.reopen()
         full = False
