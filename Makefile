@@ -44,7 +44,7 @@ clean: ## everything that is built; .venv stays
 # -- using
 
 .PHONY: demo
-demo: build ## a running proxy with two apps to try; DEMO_PORT=8080 DEMO_DIR=.demo
+demo: build ## three regions with two apps to try; DEMO_PORT=8080 DEMO_DIR=.demo
 	@scripts/bootstrap demo
 	@$(PY) scripts/demo.py --port $(DEMO_PORT) --dir $(DEMO_DIR)
 
@@ -59,9 +59,16 @@ lint: build ## ruff, mypy, cython-lint, layering, stubs
 	$(PY) tests/guards/stubs.py
 
 .PHONY: test
-test: build ## everything but what is marked long; at most 6 minutes
+test: $(if $(ARGS),,test-hops) build ## everything but what is marked long, test-hops first; ARGS= for a part of it
 	@scripts/bootstrap test
 	$(PY) -m pytest -q -m "not long" $(ARGS)
+
+HOPS := http bodies upgrade tcp vm_faults errors proxy_protocol timeouts limits queue engine_edges
+
+.PHONY: test-hops
+test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul
+	@scripts/bootstrap test
+	FLYPROXY_TEST_HOPS=2 $(PY) -m pytest -q -m "not long and not one_host" $(HOPS:%=tests/integration/test_%.py)
 
 .PHONY: test-long
 test-long: build ## what is marked long, too
@@ -107,9 +114,14 @@ bare-machine: ## make test and make demo in a chroot where nothing is installed 
 # -- measuring
 
 .PHONY: bench
-bench: build ## cost of a request beside relay, HAProxy and nginx; ROUNDS=5 SECONDS=4 ONLY=row,row
+bench: build ## cost of a request beside relay, HAProxy, nginx and Envoy, in one hop and in two; ROUNDS=5 SECONDS=4 ONLY=row,row
 	@scripts/bootstrap bench
 	$(PY) bench/run.py --rounds $(or $(ROUNDS),5) --seconds $(or $(SECONDS),4) $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench-distance
+bench-distance: build ## throughput over a way of 100 ms, beside raw TCP; ROUNDS=3 SECONDS=5
+	@scripts/bootstrap bench
+	PYTHONPATH=. $(PY) bench/distance.py --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS),5)
 
 .PHONY: bench-micro
 bench-micro: build ## parsing, rewriting, choosing, tables: pytest-benchmark

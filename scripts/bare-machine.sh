@@ -8,13 +8,17 @@
 set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "bare-machine: debootstrap and chroot need root; fix: sudo make bare-machine" >&2; exit 1; }
 source_tree=$(cd "$(dirname "$0")/.." && pwd)
-root=${1:-$(mktemp -d "${TMPDIR:-/tmp}/bare-XXXXXX")}
+root=$(realpath "${1:-$(mktemp -d "${TMPDIR:-/tmp}/bare-XXXXXX")}")
 mirror=$(awk '/^URIs:/ {print $2; exit} /^deb / {for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) {print $i; exit}}' \
     /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true)
 
 clean_up() {
-    for mount in dev/shm dev proc sys; do umount -l "$root/$mount" 2>/dev/null || true; done
-    rm -rf --one-file-system "$root"
+    umount --recursive --lazy "$root" 2>/dev/null || true
+    if grep -qF -e " $root " -e " $root/" /proc/self/mountinfo; then
+        echo "bare-machine: something is still mounted in $root, so it is not removed; fix: umount -R -l and rm -r" >&2
+    else
+        rm -rf --one-file-system "$root"
+    fi
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
@@ -23,9 +27,13 @@ debootstrap --variant=minbase --include=ca-certificates bookworm "$root" ${mirro
     { tail -5 "$root.log" >&2; exit 1; }
 rm -f "$root.log"
 chmod 755 "$root"                  # the root of a real machine is everybody's to enter; mktemp's is not
+# The root of a real machine is a mount, too: `ip netns exec` makes it a slave, which a mere folder cannot be. What is
+# mounted inside, by us or by the tests (/run/netns), stays inside.
+mount --bind "$root" "$root"
+mount --make-private "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys" && mount --make-rslave "$root/sys"
-mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
+mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"     # /dev/net/tun with it, for WireGuard
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 if [ -e /etc/apt/sources.list.d/debian.sources ]; then
     rm -f "$root/etc/apt/sources.list"

@@ -10,9 +10,11 @@ import pytest
 
 from tests.kit.client import RawClient
 from tests.kit.daemon import ProxyDaemon
+from tests.kit.twohops import TwoHops
 from tests.kit.vm import ScriptedVM
 
 RUNNING: list[ProxyDaemon] = []
+KIND = TwoHops if os.environ.get("FLYPROXY_TEST_HOPS") == "2" else ProxyDaemon
 FILES = 4096  # open files that the tests' own sockets need
 
 
@@ -22,7 +24,7 @@ def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
     mine: list[ProxyDaemon] = []
 
     def start(*args: Any, **settings: Any) -> ProxyDaemon:
-        daemon = ProxyDaemon(*args, **settings).start()
+        daemon = KIND(*args, **settings).start()
         mine.append(daemon)
         RUNNING.append(daemon)
         return daemon

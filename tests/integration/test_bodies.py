@@ -183,7 +183,7 @@ def test_chunked_answer_with_trailers(vm: ScriptedVM, client: RawClient) -> None
 
     got = client.get(vm.route(script), headers="TE: trailers\r\nConnection: TE\r\n")
     assert got.body == pattern(1) + pattern(10) + pattern(1000) + pattern(100_000)
-    assert got.trailers == [("X-Sum", "9")]
+    assert [(name.lower(), value) for name, value in got.trailers] == [("x-sum", "9")]
     assert client.get().status == 200
 
 

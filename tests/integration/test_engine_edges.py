@@ -54,6 +54,7 @@ def app(daemon: ProxyDaemon, machine: ScriptedVM, toml: str = WEB) -> str:
 # -- a request that the VM does not take
 
 
+@pytest.mark.one_host("the head is larger than a transport takes")
 def test_vm_that_takes_only_half_a_head_is_504(daemon: ProxyDaemon, narrow: Callable[..., ScriptedVM]) -> None:
     host = app(daemon, narrow(lambda conn: conn.ended.wait(10)))
     with daemon.client() as client:
@@ -61,6 +62,7 @@ def test_vm_that_takes_only_half_a_head_is_504(daemon: ProxyDaemon, narrow: Call
         assert (got.status, got.error) == (504, "PU05")
 
 
+@pytest.mark.one_host("the head is larger than a transport takes")
 def test_connection_with_half_a_head_in_it_is_never_reused(
     daemon: ProxyDaemon, narrow: Callable[..., ScriptedVM], marker: str
 ) -> None:
@@ -137,6 +139,7 @@ def test_client_that_ends_behind_a_pipelined_request_with_body_gets_both_answers
     client.assert_closed()
 
 
+@pytest.mark.one_host("the client's end may overtake its request, which the VM never sees then")
 def test_client_that_ended_while_its_upload_waited_has_left_once_it_is_sent(
     daemon: ProxyDaemon, vm: ScriptedVM
 ) -> None:

@@ -68,7 +68,8 @@ class ProxyDaemon:
         self.dir = Path(tempfile.mkdtemp(prefix="fpt-"))  # short: a unix socket's path has 108 bytes
         self.admin_port = free_port()
         self.listeners = {
-            name: {"address": "127.0.0.1:0", **table} for name, table in (listeners or {"http": {"port": 80}}).items()
+            name: {"address": "127.0.0.1:0", **table}
+            for name, table in ({"http": {"port": 80}} if listeners is None else listeners).items()
         }
         defaults: dict[str, Any] = {
             "region": "loc",

@@ -33,6 +33,7 @@ HALF_CLOSE_HOST = "half.localhost"
 # What a request to a sound VM may end in, too: no machine, no room, or (PC03) a POST that met a stale connection.
 NO_ROOM = {"PR01", "PR04", "PR06", "PC01", "PC03"}
 MAY_FAIL = NO_ROOM | {"PU02", "PU06"}
+MAY_FAIL_ROUGH = MAY_FAIL | {"PU03", "PU08"}  # a worker, or that of the machine's host, was killed
 PADDING = "x" * 40_000
 
 
@@ -244,10 +245,13 @@ SCRIPTS: dict[str, Callable[[VMConnection, bytes, bytes], str | None]] = {
 
 
 class WildClient:
-    """One visit after the other until ``stop``; every choice comes from its own seeded generator."""
+    """One visit after the other until ``stop``; every choice comes from its own seeded generator. ``rough``: workers
+    are killed meanwhile, so any answer may be cut or fail."""
 
-    def __init__(self, daemon: ProxyDaemon, hosts: list[str], seed: int, faults: list[str]) -> None:
-        self.daemon, self.hosts, self.faults = daemon, hosts, faults
+    def __init__(
+        self, daemon: ProxyDaemon, hosts: list[str], seed: int, faults: list[str], rough: bool = False
+    ) -> None:
+        self.daemon, self.hosts, self.faults, self.rough = daemon, hosts, faults, rough
         self.chance = random.Random(seed)
         self.base = seed << 20
         self.made = 0
@@ -282,11 +286,11 @@ class WildClient:
         """The model; ``left``: the client's end may have been taken for an abort. False: no more answers will come."""
         self.outcomes[f"{plan.how} {got.status} {got.error or ('whole' if got.complete else 'cut')}"] += 1
         if got.status >= 500:
-            allowed = NO_ROOM if plan.how in SOUND else MAY_FAIL
+            allowed = MAY_FAIL_ROUGH if self.rough else NO_ROOM if plan.how in SOUND else MAY_FAIL
             assert got.error in allowed, f"{plan}: {got.status} {got.error}"
         else:
             assert got.status == 200, f"{plan}: {got.status} {got.error}"
-            assert got.complete or left or plan.how in MAY_BE_CUT, f"{plan}: cut"
+            assert got.complete or left or self.rough or plan.how in MAY_BE_CUT, f"{plan}: cut"
             body = pattern(plan.seed, plan.n)
             assert got.body == body if got.complete else body.startswith(got.body), (
                 f"{plan}: wrong bytes: {len(got.body)}, {got.body[:60]!r}"
@@ -354,7 +358,7 @@ class WildClient:
             client.send(f"GET /tunnel HTTP/1.1\r\nHost: {self.chance.choice(self.hosts)}\r\n{TUNNEL}\r\n".encode())
             got = client.response()
             if got.status != 101:
-                assert got.error in MAY_FAIL, f"upgrade: {got.status} {got.error}"
+                assert got.error in (MAY_FAIL_ROUGH if self.rough else MAY_FAIL), f"upgrade: {got.status} {got.error}"
                 return
             self.talk(client, b"")
 
