@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +57,15 @@ class Cpu:
     user: float
 
 
-def cpu(root: int) -> Cpu:
+def family(roots: Sequence[int]) -> list[int]:
+    """All processes of a contender: one tree for each hop."""
+    return [pid for root in roots for pid in tree(root)]
+
+
+def cpu(roots: Sequence[int]) -> Cpu:
     """Nanosecond accounting of every thread (schedstat); softirq work done in a thread's time is part of it."""
     total = own = user = 0.0
-    for pid in tree(root):
+    for pid in family(roots):
         spent = 0
         for task in Path(f"/proc/{pid}/task").iterdir():
             spent += int((task / "schedstat").read_text().split()[0])
@@ -72,13 +77,14 @@ def cpu(root: int) -> Cpu:
     return Cpu(total, own, user)
 
 
-def anonymous(root: int) -> int:
-    """Resident anonymous bytes of the tree: heaps and stacks, not the shared tables, whose size is fixed."""
+def anonymous(roots: Sequence[int]) -> int:
+    """Resident anonymous bytes of the trees: heaps and stacks, not the shared tables, whose size is fixed."""
 
     def of(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
         return int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE).group(1)) << 10  # type: ignore[union-attr]
-    return sum(of(pid) for pid in tree(root))
+
+    return sum(of(pid) for pid in family(roots))
 
 
 def _milliseconds(text: str) -> float:
@@ -86,7 +92,7 @@ def _milliseconds(text: str) -> float:
     return float(number) * UNITS[unit]
 
 
-def http_load(pid: int, port: int, path: str, connections: int, seconds: float, per_gb: bool) -> Sample:
+def http_load(pids: Sequence[int], port: int, path: str, connections: int, seconds: float, per_gb: bool) -> Sample:
     """wrk for ``seconds``; cost is CPU microseconds a request, or CPU seconds a gigabyte of answers."""
     command = [
         "taskset",
@@ -101,9 +107,9 @@ def http_load(pid: int, port: int, path: str, connections: int, seconds: float, 
         "Host: bench.localhost",
         f"http://127.0.0.1:{port}{path}",
     ]
-    before = cpu(pid)
+    before = cpu(pids)
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    after = cpu(pid)
+    after = cpu(pids)
     if "Socket errors" in out or "Non-2xx" in out:
         raise LoadError(f"wrk met errors on port {port}:\n{out}")
     requests = int(re.search(r"(\d+) requests in", out).group(1))  # type: ignore[union-attr]
@@ -124,43 +130,66 @@ def http_load(pid: int, port: int, path: str, connections: int, seconds: float, 
     )
 
 
-def stream_load(pid: int, port: int, sink: Path, seconds: float) -> Sample:
+def stream_load(pids: Sequence[int], port: int, sink: Path, seconds: float) -> Sample:
     """One bulk TCP stream; cost is CPU seconds a gigabyte."""
-    before = cpu(pid)
+    before = cpu(pids)
     out = subprocess.run(
         ["taskset", "-c", str(LOAD_CORE), str(sink), str(port), str(seconds)],
         capture_output=True,
         text=True,
         timeout=seconds + 60,
     )
-    after = cpu(pid)
+    after = cpu(pids)
     if out.returncode:
         raise LoadError(f"the stream through port {port} failed: {out.stderr.strip()}")
-    gigabytes = int(out.stdout) / 1e9
+    gigabytes = int(out.stdout.split()[0]) / 1e9
     spent = after.total - before.total
     return Sample(
         spent / gigabytes, (after.own - before.own) / gigabytes, (after.user - before.user) / spent, gigabytes / seconds
     )
 
 
-def _one_request(port: int) -> socket.socket:
-    conn = socket.create_connection(("127.0.0.1", port), timeout=10)
-    conn.sendall(b"GET /small HTTP/1.1\r\nHost: bench.localhost\r\n\r\n")
+# What is sent on a connection, and how the answer ends after which it idles.
+KEPT = (b"GET /small HTTP/1.1\r\nHost: bench.localhost\r\n\r\n", b"x" * 13)
+UNANSWERED = (b"GET /hang HTTP/1.1\r\nHost: bench.localhost\r\n\r\n", b"\r\n\r\n")
+WEBSOCKET = (
+    b"GET /ws HTTP/1.1\r\nHost: bench.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    b"\r\n\r\n",
+)
+Idle = tuple[bytes, bytes]
+
+
+def _begin(port: int, kind: Idle, count: int) -> list[socket.socket]:
+    """Connections that idle. Asked for in batches: a proxy may wait a moment for the body before it sends a head."""
+    held: list[socket.socket] = []
+    while len(held) < count:
+        batch = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(IDLE_WARM)]
+        for conn in batch:
+            conn.sendall(kind[0])
+        for conn in batch:
+            _await(conn, kind)
+        held += batch
+    return held
+
+
+def _await(conn: socket.socket, kind: Idle) -> None:
     seen = b""
-    while not seen.endswith(b"x" * 13):
+    while not seen.endswith(kind[1]):
         got = conn.recv(4096)
         if not got:
-            raise LoadError(f"port {port} closed an idle connection: {seen!r}")
+            raise LoadError(f"a connection that should idle was closed: {seen!r}")
         seen += got
-    return conn
+    if not seen.startswith(b"HTTP/1.1 101" if kind is WEBSOCKET else b"HTTP/1.1 200"):
+        raise LoadError(f"that is not the answer to a connection that idles: {seen!r}")
 
 
-def idle_memory(pid: int, port: int) -> Sample:
-    """Resident anonymous bytes that one more idle keep-alive connection takes, one request done on each."""
-    held = [_one_request(port) for _ in range(IDLE_WARM)]
-    before = anonymous(pid)
-    held += [_one_request(port) for _ in range(IDLE_MORE)]
-    after = anonymous(pid)
+def idle_memory(pids: Sequence[int], port: int, kind: Idle) -> Sample:
+    """Resident anonymous bytes that one more connection takes which idles in this way."""
+    held = _begin(port, kind, IDLE_WARM)
+    before = anonymous(pids)
+    held += _begin(port, kind, IDLE_MORE)
+    after = anonymous(pids)
     for conn in held:
         conn.close()
     time.sleep(0.5)  # let the proxy see the ends before the next one is measured

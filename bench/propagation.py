@@ -25,7 +25,7 @@ import time
 import urllib.request
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +124,11 @@ def scraping(daemon: ProxyDaemon) -> Iterator[Json]:
 
 
 @contextmanager
-def traffic(daemon: ProxyDaemon) -> Iterator[Json]:
-    """wrk with 32 connections and a pause before each request: about 3 000 requests a second."""
-    steady = str(ROOT / "bench/steady.lua")
-    command = ["wrk", "-t1", "-c32", "-d600s", "-s", steady, "-H", f"Host: {world.host(0)}"]
+def requests(daemon: ProxyDaemon, *options: str) -> Iterator[Json]:
+    """wrk with these options."""
+    command = ["wrk", "-d600s", *options, "-H", f"Host: {world.host(0)}", f"http://127.0.0.1:{daemon.port()}/"]
     begun, before = time.monotonic(), daemon.metric("flyproxy_requests_total")
-    child = subprocess.Popen([*command, f"http://127.0.0.1:{daemon.port()}/"], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     noted: Json = {}
     try:
         yield noted
@@ -140,7 +139,17 @@ def traffic(daemon: ProxyDaemon) -> Iterator[Json]:
         noted.update(requests_per_second=round(count / (time.monotonic() - begun)))
 
 
-PHASES = {"quiet": nothing, "scraping": scraping, "traffic": traffic}
+def traffic(daemon: ProxyDaemon) -> AbstractContextManager[Json]:
+    """32 connections and a pause before each request: about 3 000 requests a second."""
+    return requests(daemon, "-t1", "-c32", "-s", str(ROOT / "bench/steady.lua"))
+
+
+def saturated(daemon: ProxyDaemon) -> AbstractContextManager[Json]:
+    """256 connections without a pause: every core is busy, every process waits for one."""
+    return requests(daemon, "-t2", "-c256")
+
+
+PHASES = {"quiet": nothing, "scraping": scraping, "traffic": traffic, "saturated": saturated}
 
 
 # -- measuring
@@ -265,8 +274,8 @@ Written by `make bench-propagation` from `bench/results/propagation.json`; do no
 {result["when"]}: `{result["command"]}`
 
 A real daemon with two workers serves {APPS} apps with {APPS * world.MACHINES} machines from one table. Another process
-commits {quiet["changes"]} changes for each of quiet, scraping and traffic, {quiet["per_second"]} a second by a fixed
-schedule, whatever becomes of them (`bench/changes.py`): host names added, machines cordoned and moved, apps changed. A
+commits {quiet["changes"]} changes for each of {", ".join(phases)}, {quiet["per_second"]} a second by a fixed schedule,
+whatever becomes of them (`bench/changes.py`): host names added, machines cordoned and moved, apps changed. A
 change has arrived when the heartbeat of *every* worker shows its revision in shared memory. One monotonic clock, read
 every {LOOK_S * 1e3:g} ms. Load is the machine's load average when the row began: other work on the same cores.
 
@@ -279,7 +288,9 @@ Bounds: {"; ".join(missed(result)) or held}.
 - *scraping*: `/metrics` is read without a pause meanwhile: {pages},
   {scraped["scrape_ms"]["p50"]:.0f} ms each (p99 {scraped["scrape_ms"]["p99"]:.0f} ms).
 - *traffic*: wrk with 32 connections meanwhile, {phases["traffic"]["requests_per_second"]} requests a second: a
-  steady load. With one as large as two cores can make, whatever has to wait for a core decides, not the program.
+  steady load.
+- *saturated*: wrk with 256 connections and no pause, {phases["saturated"]["requests_per_second"]} requests a second:
+  every process waits for a core, the observer and the one that makes the changes too.
 - *new port*: {port["trials"]} times an app got a port that nobody had; served: one of its machines answered there.
 - The observer is a process like others and was itself kept waiting, in the worst case (ms): {blind}.
   What it saw late counts as late.

@@ -1,4 +1,5 @@
-"""Starts the backend and every contender, each pinned to its core, on free ports; stops exactly what it started."""
+"""What runs during a benchmark: the backend and the contenders, each pinned to its core, on free ports; all of it ends
+with the field."""
 
 from __future__ import annotations
 
@@ -20,13 +21,20 @@ C_FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
 
 
 @dataclass(frozen=True)
-class Proxy:
-    """A running contender."""
+class Ports:
+    """Of something on 127.0.0.1 that speaks HTTP on one and raw TCP on the other."""
 
-    name: str
-    pid: int
     http: int
     tcp: int
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running contender: one process tree for each hop, and the ports where it takes clients."""
+
+    name: str
+    pids: tuple[int, ...]
+    at: Ports
 
 
 def free_port() -> int:
@@ -41,25 +49,19 @@ def compile_tools(out: Path) -> None:
         subprocess.run(["gcc", *C_FLAGS, "-o", str(out / name), str(HERE / f"{name}.c")], check=True)
 
 
-def nginx_modules() -> Path:
-    for folder in ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"):
-        if Path(folder, "ngx_stream_module.so").exists():
-            return Path(folder)
-    sys.exit("bench: nginx has no stream module; fix: scripts/bootstrap bench")
-
-
 class Field:
-    """Everything that runs during a benchmark. A context manager: leaving it stops all of it."""
+    """Everything that runs during a benchmark. A context manager: leaving it stops all of it. ``pinned`` False leaves
+    the processes to the scheduler: for what measures throughput instead of cost."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, pinned: bool = True) -> None:
+        self.work, self.pinned = work, pinned
         self.children: list[subprocess.Popen[bytes]] = []
-        self.vm_http, self.vm_tcp = free_port(), free_port()
+        self.vm = Ports(free_port(), free_port())
 
     def __enter__(self) -> Field:
         compile_tools(self.work)
-        self._start(LOAD_CORE, [str(self.work / "vm"), str(self.vm_http), str(self.vm_tcp)])
-        self._await_port(self.vm_http)
+        self.spawn([str(self.work / "vm"), str(self.vm.http), str(self.vm.tcp)], LOAD_CORE)
+        self.await_port(self.vm.http)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,79 +74,24 @@ class Field:
                 child.kill()
                 child.wait()
 
-    def start(self, name: str) -> Proxy:
-        return {
-            "relay": self.relay,
-            "relay-splice": self.relay_splice,
-            "haproxy": self.haproxy,
-            "nginx": self.nginx,
-            "flyproxy": self.flyproxy,
-        }[name]()
+    def folder(self) -> Path:
+        """A new one, for one process."""
+        path = self.work / str(len(list(self.work.iterdir())))
+        path.mkdir()
+        return path
 
-    def relay(self, mode: str = "copy") -> Proxy:
-        http, tcp = free_port(), free_port()
-        child = self._start(
-            PROXY_CORE, [str(self.work / "relay"), mode, f"{http}:{self.vm_http}", f"{tcp}:{self.vm_tcp}"]
-        )
-        self._await_port(http)
-        return Proxy("relay" if mode == "copy" else "relay-splice", child.pid, http, tcp)
-
-    def relay_splice(self) -> Proxy:
-        return self.relay("splice")
-
-    def haproxy(self) -> Proxy:
-        http, tcp = free_port(), free_port()
-        config = self._config("haproxy.cfg", HTTP=http, TCP=tcp)
-        child = self._start(PROXY_CORE, ["haproxy", "-db", "-f", str(config)])
-        self._await_port(http)
-        return Proxy("haproxy", child.pid, http, tcp)
-
-    def nginx(self) -> Proxy:
-        http, tcp = free_port(), free_port()
-        config = self._config("nginx.conf", HTTP=http, TCP=tcp, MODULES=nginx_modules())
-        child = self._start(PROXY_CORE, ["nginx", "-q", "-e", str(self.work / "nginx.log"), "-c", str(config)])
-        self._await_port(http)
-        return Proxy("nginx", child.pid, http, tcp)
-
-    def flyproxy(self) -> Proxy:
-        http, tcp = free_port(), free_port()
-        config = self._config("flyproxy.toml", HTTP=http, TCP=tcp, ADMIN=free_port())
-        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        notify.bind(str(self.work / "notify"))
-        notify.settimeout(READY_S)
-        child = self._start(
-            PROXY_CORE,
-            [sys.executable, "-m", "flyproxy", "run", "-c", str(config)],
-            NOTIFY_SOCKET=str(self.work / "notify"),
-        )
-        while b"READY=1" not in notify.recv(4096):
-            pass
-        notify.close()
-        self._ctl(config, "apps", "apply", str(HERE / "peers/http.toml"))
-        self._ctl(config, "machines", "add", "-a", "bench-http", "--address", f"127.0.0.1:{self.vm_http}")
-        self._ctl(config, "hostnames", "add", "bench.localhost", "-a", "bench-http")
-        self._ctl(config, "apps", "apply", str(HERE / "peers/tcp.toml"))
-        self._ctl(config, "machines", "add", "-a", "bench-tcp", "--address", f"127.0.0.1:{self.vm_tcp}")
-        return Proxy("flyproxy", child.pid, http, tcp)
-
-    def _ctl(self, config: Path, *args: str) -> None:
-        code = "from flyproxy.ctl.main import main; main()"
-        subprocess.run(
-            [sys.executable, "-c", code, "-c", str(config), *args], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-
-    def _config(self, name: str, **values: object) -> Path:
-        values |= {"VM_HTTP": self.vm_http, "VM_TCP": self.vm_tcp, "DIR": self.work}
+    def config(self, name: str, folder: Path, **values: object) -> Path:
+        """bench/peers/NAME in ``folder``, with every @KEY@ filled in; DIR is the folder."""
         text = (HERE / "peers" / name).read_text()
-        for key, value in values.items():
+        for key, value in {"DIR": folder, **values}.items():
             text = text.replace(f"@{key}@", str(value))
-        path = self.work / name
+        path = folder / name
         path.write_text(text)
         return path
 
-    def _start(self, core: int, command: list[str], **env: str) -> subprocess.Popen[bytes]:
+    def spawn(self, command: list[str], core: int = PROXY_CORE, **env: str) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
+            ["taskset", "-c", str(core), *command] if self.pinned else command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -154,7 +101,17 @@ class Field:
         self.children.append(child)
         return child
 
-    def _await_port(self, port: int) -> None:
+    def spawn_notifying(self, command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+        """The same for a process that says READY=1, as systemd would hear it; returns when it has."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(folder / "notify"))
+            notify.settimeout(READY_S)
+            child = self.spawn(command, NOTIFY_SOCKET=str(folder / "notify"))
+            while b"READY=1" not in notify.recv(4096):
+                pass
+        return child
+
+    def await_port(self, port: int) -> None:
         """Connect until somebody listens; a child that ended instead is an error with its own words."""
         for _ in range(int(READY_S / 0.05)):
             ended = [child for child in self.children if child.poll() is not None]

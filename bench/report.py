@@ -15,7 +15,17 @@ TITLES = {
     "1m": ("1 MB answer, 16 connections", "CPU s per GB"),
     "tcp": ("raw TCP, one bulk stream", "CPU s per GB"),
     "idle": ("idle keep-alive connection, one request done", "resident bytes"),
+    "2-small-64": ("two hops: small GET, 64 connections", "CPU µs per request"),
+    "2-small-8": ("two hops: small GET, 8 connections", "CPU µs per request"),
+    "2-small-1": ("two hops: small GET, 1 connection", "CPU µs per request"),
+    "2-16k": ("two hops: 16 KB answer, 64 connections", "CPU µs per request"),
+    "2-1m": ("two hops: 1 MB answer, 16 connections", "CPU s per GB"),
+    "2-tcp": ("two hops: raw TCP, one bulk stream", "CPU s per GB"),
+    "2-stream": ("two hops: a request whose answer's body does not come", "resident bytes"),
+    "2-websocket": ("two hops: idle WebSocket", "resident bytes"),
 }
+IDLE = {"idle", "2-stream", "2-websocket"}
+BULK = {"tcp", "2-tcp"}
 # Highest ratio to the named contender that we allow ourselves; for "idle" the highest number of bytes.
 GOALS: dict[str, dict[str, float]] = {
     "small-64": {"relay": 1.15, "haproxy": 0.80, "nginx": 0.70},
@@ -24,6 +34,9 @@ GOALS: dict[str, dict[str, float]] = {
     "1m": {"relay-splice": 1.3, "nginx": 0.5},
     "tcp": {"relay-splice": 1.3, "nginx": 0.5},
     "idle": {"bytes": 500},
+    "2-small-64": {"haproxy-h1": 0.50},
+    "2-small-8": {"haproxy-h1": 0.65},
+    "2-small-1": {"haproxy-h1": 0.75},
 }
 Samples = dict[str, list[dict[str, float]]]
 
@@ -51,7 +64,7 @@ def table(row: str, samples: Samples) -> str:
     for name, runs in samples.items():
         mid = {key: median(run[key] for run in runs) for key in runs[0]}
         share = ratio(samples, name)
-        rate = "" if row == "idle" else f"{mid['per_second']:.2f} GB" if row == "tcp" else f"{mid['per_second']:,.0f}"
+        rate = "" if row in IDLE else f"{mid['per_second']:.2f} GB" if row in BULK else f"{mid['per_second']:,.0f}"
         waits = f"{mid['p50_ms']:.2f} / {mid['p99_ms']:.2f}" if mid["p50_ms"] else ""
         lines.append(
             " | ".join(
@@ -59,7 +72,7 @@ def table(row: str, samples: Samples) -> str:
                     f"| {'**flyproxy**' if name == 'flyproxy' else name}",
                     spread([run["cost"] for run in runs]),
                     f"{mid['own']:.3g}" if name == "flyproxy" else "",
-                    "" if row == "idle" else f"{mid['user_share']:.0%}",
+                    "" if row in IDLE else f"{mid['user_share']:.0%}",
                     rate,
                     waits,
                     (f"{share:.2f}" if share else "") + " |",
@@ -71,7 +84,7 @@ def table(row: str, samples: Samples) -> str:
 
 def goals(row: str, samples: Samples) -> list[str]:
     verdicts = []
-    for name, most in GOALS[row].items():
+    for name, most in GOALS.get(row, {}).items():
         if name == "bytes" and "flyproxy" in samples:
             value: float | None = median(run["cost"] for run in samples["flyproxy"])
             text = f"at most {most:.0f} bytes"
@@ -85,14 +98,15 @@ def goals(row: str, samples: Samples) -> list[str]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    return "\n".join(table(row, samples) for row, samples in result["samples"].items())
+    return "\n".join(table(row, result["samples"][row]) for row in TITLES if result["samples"].get(row))
 
 
 def chart(result: dict[str, Any]) -> str:
     """Bars of the median cost, one group a row, each group scaled to its own longest bar."""
     parts, y = [], 10
-    for row, samples in result["samples"].items():
-        title, unit = TITLES[row]
+    for row, (title, unit) in TITLES.items():
+        if not (samples := result["samples"].get(row)):
+            continue
         parts.append(f'<text x="10" y="{y + 14}" font-weight="bold">{html.escape(title)} ({unit})</text>')
         y += 22
         costs = {name: median(run["cost"] for run in runs) for name, runs in samples.items()}
@@ -123,7 +137,9 @@ Written by `make bench` from `bench/results/{source.name}`; do not edit by hand.
 CPU is user and system time of all processes of a proxy ("workers alone": without master, state and control). Every
 proxy has one worker on one core; client and backend share the other. A ratio is the median over the rounds of ours
 divided by theirs in the same round: ratios hold on another day, absolute numbers do not. `relay` parses nothing and
-copies, `relay-splice` splices.
+copies, `relay-splice` splices. In two hops a contender is there twice, the second before the backend, with HTTP/1.1
+keep-alive (`h1`) or HTTP/2 without TLS (`h2c`) between; the CPU of both is summed. flyproxy is an edge and a worker
+host there.
 
 ![bars](benchmarks.svg)
 

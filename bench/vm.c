@@ -2,15 +2,22 @@
  *
  *     vm HTTP_PORT BULK_PORT
  *
- * HTTP_PORT: GET /small (13 bytes), /16k, /1m; keep-alive and pipelining; a request is a head that ends in an empty line.
+ * HTTP_PORT: GET /small (13 bytes), /16k, /1m; /pour: a body without an end; /hang: a head whose body never comes; /ws: a
+ * WebSocket that says nothing. Keep-alive and pipelining; a request is a head that ends in an empty line.
  * BULK_PORT: sends zeros for as long as somebody reads.
  */
 #include "loop.h"
 
 enum { MEGA = 1 << 20, BATCH = 256, HEAD_MAX = 16 * 1024 };
 
-struct answer { const char *path; size_t body; char *bytes; size_t n; };
-static struct answer answers[] = {{"/16k", 16 * 1024, 0, 0}, {"/1m", MEGA, 0, 0}, {"/", 13, 0, 0}};
+/* `body` bytes follow the head at once; `promised` is what it says. */
+struct answer { const char *path; size_t body; unsigned long long promised; char *bytes; size_t n; };
+static struct answer answers[] = {
+    {"/16k", 16 * 1024, 16 * 1024, 0, 0}, {"/1m", MEGA, MEGA, 0, 0}, {"/pour", 0, 1ull << 50, 0, 0},
+    {"/hang", 0, 1, 0, 0}, {"/ws", 0, 0, 0, 0}, {"/", 13, 13, 0, 0},
+};
+static const char upgraded[] = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                               "Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n";
 
 struct conn {
     int fd;
@@ -29,7 +36,8 @@ static void build_answers(void) {
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
         struct answer *a = &answers[i];
         a->bytes = malloc(a->body + 256);
-        int head = sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", a->body);
+        int head = !a->promised ? sprintf(a->bytes, upgraded)
+            : sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %llu\r\n\r\n", a->promised);
         memset(a->bytes + head, 'x', a->body);
         a->n = (size_t)head + a->body;
     }
@@ -52,6 +60,7 @@ static bool flush(struct conn *c) {
         }
         c->out_at += (size_t)n;
     }
+    c->bulk = c->out->promised > MEGA;
     c->out = NULL;
     return true;
 }
@@ -69,11 +78,22 @@ static bool next_request(struct conn *c) {
     return true;
 }
 
+static void pour(struct conn *c) {
+    char byte;
+    ssize_t n = recv(c->fd, &byte, 1, MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN)) return bury(c);
+    while ((n = send(c->fd, zeros, sizeof zeros, MSG_NOSIGNAL)) > 0);
+    if (n < 0 && errno != EAGAIN) bury(c);
+}
+
 static void serve(struct conn *c, bool hung_up) {
     if (c->out && !flush(c)) return;
+    if (c->bulk) return pour(c);
     for (bool more = true;;) {
-        while (next_request(c))
+        while (next_request(c)) {
             if (!flush(c)) return;
+            if (c->bulk) return pour(c);
+        }
         if (!more) return;
         size_t room = HEAD_MAX - 1 - c->in_n;
         ssize_t n = recv(c->fd, c->in + c->in_n, room, 0);
@@ -84,14 +104,6 @@ static void serve(struct conn *c, bool hung_up) {
         more = (size_t)n == room || hung_up; /* after a short read the next one would say EAGAIN */
         c->in_n += (size_t)n;
     }
-}
-
-static void pour(struct conn *c) {
-    char byte;
-    ssize_t n = recv(c->fd, &byte, 1, MSG_DONTWAIT);
-    if (n == 0 || (n < 0 && errno != EAGAIN)) return bury(c);
-    while ((n = send(c->fd, zeros, sizeof zeros, MSG_NOSIGNAL)) > 0);
-    if (n < 0 && errno != EAGAIN) bury(c);
 }
 
 static void accept_all(int epoll, int listener, bool bulk) {
