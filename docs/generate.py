@@ -16,7 +16,8 @@ import click
 DOCS = Path(__file__).parent
 MARKED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
 
-FAMILIES = {
+# By code where one of a family is another matter, else by family.
+WHO_ACTS = {
     "PH": ("the client", "The request was refused before it was routed. One client: tell them. Many at once: an attack "
            "or a broken release of a client; look at `flyproxyctl logs -f` for the common address."),
     "PE": ("the operator", "The request names something that is not configured: `flyproxyctl hostnames list`, "
@@ -27,6 +28,11 @@ FAMILIES = {
            "cordons and load."),
     "PC": ("the app's owner", "The proxy cannot reach a machine: connect to its address and port by hand from this "
            "host, for example `curl -v http://ADDRESS:PORT/`."),
+    "PU03": ("the operator", "The proxy cannot reach the other host: `flyproxyctl hosts list` says how each one is "
+             "reached, [the mesh](#a-host-that-is-not-reached) what to look at."),
+    "PR02": ("nobody, unless it stays", "The machine moved or stopped, and this host learned of it later than the "
+             "other: `flyproxyctl machines show ID` says where it is now, `flyproxyctl hosts list` how that host is "
+             "reached."),
     "PU": ("the app's owner", "A machine answered badly: ask it directly with `curl -v http://ADDRESS:PORT/` and read "
            "the app's own log."),
     "PP": ("us", "A fault of the proxy. Keep the log lines around the request id and report them."),
@@ -39,7 +45,7 @@ def runbook() -> Iterator[str]:
     """One section an error code."""
     from flyproxy.errors import ERRORS
     for error in ERRORS:
-        who, look = FAMILIES[error.code[:2]]
+        who, look = WHO_ACTS.get(error.code) or WHO_ACTS[error.code[:2]]
         seen = f"answered with status {error.status}" if error.status else "the connection is closed, nothing answered"
         retry = f", `Retry-After: {error.retry_after}`" if error.retry_after else ""
         yield f"### {error.code} {error.title}\n"
@@ -58,7 +64,7 @@ def command_line() -> Iterator[str]:
 def _help(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
     # A fixed width, so that the page does not depend on the terminal it was made in.
     context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=100,
-                            max_content_width=100)
+                            max_content_width=100, **command.context_settings)
     yield f"### {path}\n\n```text\n{_without_common(command.get_help(context))}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
