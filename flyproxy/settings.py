@@ -289,6 +289,11 @@ def _check(settings: Settings, document: Document, reader: toml_schema.Reader) -
     elif settings.state.url and not settings.state.url.startswith("/"):
         problem(("state", "url"), "'url' in [state] must be an absolute path for the sqlite store, or empty")
     _check_listeners(settings, problem)
+    for name in ("ca", "cert", "key"):
+        if getattr(settings.backhaul, name):
+            # Silence would let an operator believe that the mesh is encrypted.
+            problem(("backhaul", name), f"'{name}' in [backhaul]: TLS between hosts is not part of this version; "
+                    "let WireGuard encrypt the mesh (deploy/wireguard.py)")
     if settings.backhaul.address:
         _check_backhaul(resolved(settings), problem)
 

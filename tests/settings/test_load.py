@@ -323,3 +323,12 @@ state = "/tmp"
     assert set(change.restart) == {"workers.slots", "table.apps", "paths.state"}
     assert change.sections == {"region", "workers", "listeners", "table", "paths"}
     assert diff(old, old).changed == ()
+
+
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_tls_between_hosts_is_refused_rather_than_left_out_silently(tmp_path: Path, name: str) -> None:
+    found = problems(tmp_path, f'[backhaul]\n{name} = "/etc/flyproxy/mesh.pem"\n')
+    assert found == [
+        f"2:{len(name) + 4}: '{name}' in [backhaul]: TLS between hosts is not part of this version; "
+        "let WireGuard encrypt the mesh (deploy/wireguard.py)"
+    ]
