@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from flyproxy.boot import Boot
-from flyproxy.control.mesh import service
+from flyproxy.control.mesh import judge, service
 from flyproxy.control.mesh.node import DROPPED
 from flyproxy.control.mesh.service import Mesh, Reached
 from flyproxy.settings import Backhaul, Settings
@@ -84,7 +84,9 @@ def test_a_taken_port_is_said_once_and_tried_until_it_is_free(monkeypatch, quiet
     uvloop.run(test())
 
 
-def test_what_is_measured_is_reported_and_taken_back_when_the_backhaul_is_switched_off():
+def test_what_is_measured_is_reported_and_taken_back_when_the_backhaul_is_switched_off(monkeypatch):
+    monkeypatch.setattr(judge, "REFUSAL_GRACE", 0.0)  # nobody listens at the address of "away"
+
     async def test():
         with contextlib.ExitStack() as stack:
             table, words = Table(), Words()
