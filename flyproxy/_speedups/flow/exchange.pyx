@@ -30,7 +30,7 @@ from flyproxy._speedups.flow.worker cimport (
 from flyproxy._speedups.mem.buf cimport buf_append, buf_give, buf_len, buf_take
 from flyproxy._speedups.mem.slab cimport SLAB_NONE, slab_at, slab_give, slab_take
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_RDHUP, reactor_move_lane
-from flyproxy._speedups.net.sockets cimport sock_has_input
+from flyproxy._speedups.net.sockets cimport sock_acknowledged, sock_has_input
 from flyproxy._speedups.proto.http1 cimport (
     RQ_CHUNKED, RQ_EXPECT, RQ_IDEMPOTENT, RQ_KEEP_ALIVE, RQ_UPGRADE, RequestEmit, RequestHead, Slice, http1_cookie,
     http1_emit_request, http1_header,
@@ -51,6 +51,7 @@ from flyproxy._speedups.shm.table cimport (
 cdef enum:
     ADDED_BYTES = 1536              # room for the headers that the proxy adds
     BODY_MERGED = 16 << 10          # body bytes that go out in one send with the head
+    MUCH_SENT = 64 << 10            # bytes of one request
     TOKENS_MAX = 1000               # tenths of a retry: 100 retries saved up
     TOKENS_EARNED = 2               # by each request: a fifth of a retry
 
@@ -369,9 +370,12 @@ cdef int is_clean(Conn *u) noexcept nogil:
     return 1
 
 
-# A VM may answer before it has read the request. A connection with half of one in it must not see another.
-cdef int all_sent(Exchange *x) noexcept nogil:
-    return x.head_sent == buf_len(&x.head) and x.request.done and x.request_pipe == NULL
+# A VM may answer before it has read the request. A connection with half of one in it must not see another. What our own
+# kernel still holds is only worth asking for when it may be much.
+cdef int all_sent(Exchange *x, Conn *u) noexcept nogil:
+    if x.head_sent < buf_len(&x.head) or not x.request.done or x.request_pipe != NULL:
+        return 0
+    return x.bytes_in + buf_len(&x.head) < MUCH_SENT or sock_acknowledged(u.s.fd) > u.sent
 
 
 cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
@@ -382,7 +386,7 @@ cdef void exchange_complete(Worker *w, Exchange *x) noexcept nogil:
         x.up = NULL
         u.x = NULL
         # A connection that began with a PROXY header speaks for one client and is never shared.
-        if x.flags & XF_VM_KEEPS and not is_stream(u) and all_sent(x) and not x.proxy_version and is_clean(u):
+        if x.flags & XF_VM_KEEPS and not is_stream(u) and all_sent(x, u) and not x.proxy_version and is_clean(u):
             pool_give(w, u)
         else:
             conn_close(w, u)
