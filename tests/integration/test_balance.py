@@ -23,7 +23,7 @@ from tests.kit.bulk import View
 from tests.kit.client import RawClient
 from tests.kit.counting import CountingVM
 from tests.kit.daemon import ProxyDaemon
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 HEALTH_S = 10.0
 
@@ -194,7 +194,7 @@ def test_a_stopped_workers_idle_connection_stops_no_other_worker(
     bystander = Deployed(daemon, "bystander", [other])
     stopped, running = worker_with_idle_connection(app, vm)
     with Askers(app) as askers, connected_to(bystander, running) as client:
-        os.kill(stopped, signal.SIGSTOP)
+        stand_still(stopped)
         try:
             askers.ask(24)
             vm.wait_busy(1)

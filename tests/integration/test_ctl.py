@@ -14,7 +14,7 @@ import pytest
 
 from flyproxy.ctl.main import main
 from tests.kit.daemon import free_port
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 FLY_TOML = """\
 [http_service]
@@ -251,7 +251,7 @@ def test_offline_is_refused_while_it_runs(daemon, app):
 
 def test_processes_can_be_asked_and_traffic_goes_on_while_control_is_dead(daemon, app):
     dead = daemon.status()["control"]["pid"]
-    os.kill(dead, signal.SIGSTOP)
+    stand_still(dead)
     try:
         assert daemon.ctl("workers") and served_by(daemon)
         begun = time.monotonic()

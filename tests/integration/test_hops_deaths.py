@@ -12,7 +12,7 @@ from tests.integration.steady_load import SteadyLoad
 from tests.kit.daemon import ProxyDaemon
 from tests.kit.region import Regions, host_of
 from tests.kit.vm import ScriptedVM
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 CLIENTS = 4
 DEAD_S = 4.5  # a transport asks after 1 s of silence and gives up 3 s later
@@ -102,7 +102,7 @@ def test_a_host_that_falls_silent_is_found_within_seconds_and_used_again_when_it
     before = repeated(edge)
     with SteadyLoad(edge, CLIENTS) as load:
         for pid in family:
-            os.kill(pid, signal.SIGSTOP)
+            stand_still(pid)
         try:
             until(lambda: repeated(edge) > before, "what waits for it is sent elsewhere", DEAD_S)
             load.more(200)

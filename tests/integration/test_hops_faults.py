@@ -22,7 +22,7 @@ from tests.kit.bulk import MEMFD, View
 from tests.kit.daemon import free_port
 from tests.kit.twohops import ADDRESS, EDGE, FAR, TwoHops
 from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 STREAMS = 8
 VIA, VIA_ADDRESS = "via-1", "127.0.0.23"
@@ -65,7 +65,7 @@ def echo(conn: VMConnection, _: Seen) -> str:
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """What happens meanwhile it finds all at once."""
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     try:
         yield
     finally:
@@ -274,7 +274,7 @@ def relay(vm: ScriptedVM) -> Iterator[TwoHops]:
     control = next(
         pid for pid in daemon.processes() if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"flyproxy: control")
     )
-    os.kill(control, signal.SIGSTOP)
+    stand_still(control)
     fds = {
         os.readlink(link).removesuffix(" (deleted)").removeprefix(MEMFD): os.open(link, os.O_RDWR)
         for link in Path(f"/proc/{control}/fd").iterdir()

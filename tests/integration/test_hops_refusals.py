@@ -14,7 +14,7 @@ from tests.kit.bulk import View
 from tests.kit.client import RawClient, Response
 from tests.kit.region import Regions, host_of
 from tests.kit.vm import ScriptedVM, Seen, VMConnection
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 QUEUE_S = 2.0
 AGAIN_PER_S = 10  # how often who waits asks a host that was full
@@ -140,7 +140,7 @@ def test_a_machine_that_is_not_there_any_more_is_asked_elsewhere(
     app, teller = f"old-{change}", regions["dfw"]
     deploy(regions, app, (NEAR, "dfw", vm.address), (NEXT, "syd", vm.address))
     state = regions["yyz"].status()["state"]["pid"]
-    os.kill(state, signal.SIGSTOP)
+    stand_still(state)
     try:
         if change == "removed":
             teller.ctl("machines", "remove", f"{app}-1")

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.steady_load import SteadyLoad
 from tests.kit.daemon import ProxyDaemon, free_port, toml
 from tests.kit.vm import ScriptedVM, Seen, VMConnection
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 CLIENTS = 4
 ACCIDENTS = ["respawn", "exited", "suspect", "recovered", "killing", "stuck", "reload-refused", "not-json"]
@@ -80,7 +80,7 @@ def test_a_killed_worker_loses_only_what_was_in_flight_on_it(proxy: ProxyDaemon)
 def test_a_stopped_worker_delays_no_connect_and_is_replaced(proxy: ProxyDaemon) -> None:
     victim = ready(proxy)[0]["pid"]
     with SteadyLoad(proxy, CLIENTS, keep=False) as load:
-        os.kill(victim, signal.SIGSTOP)
+        stand_still(victim)
         until(lambda: not alive(victim), "the watchdog kills it", 15)
         until(lambda: len(ready(proxy)) == 2, "it is replaced")
         load.more(50)
@@ -132,7 +132,7 @@ def test_a_generation_that_never_gets_ready_changes_nothing(proxy: ProxyDaemon) 
             line.connect(str(proxy.dir / "run" / "ctl.sock"))
             line.sendall(b'{"v":1,"cmd":"reload","workers":true}\n')
             (fresh,) = until(lambda: newcomers(proxy, before)[:1], "a new worker begins")
-            os.kill(fresh, signal.SIGSTOP)
+            stand_still(fresh)
             answer = line.makefile("rb").readline()
         load.more(50)
     assert b"not ready within 10 s" in answer and b"reload_refused" in answer

@@ -20,7 +20,7 @@ from tests.kit.bulk import View, write
 from tests.kit.daemon import ProxyDaemon
 from tests.kit.far import Far, Link
 from tests.kit.netns import Host
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 BOTH = ("edge", "worker")
 SPREAD_S = 20.0  # until a change is in every host's table
@@ -143,7 +143,7 @@ def role_of(daemon: ProxyDaemon, role: str) -> int:
 def halted(*pids: int) -> Iterator[None]:
     """The processes stand still meanwhile; for less than the watchdog's patience."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stand_still(pid)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 from tests.master.harness import RunningMaster, hello
 
 PID = os.getpid()
@@ -105,7 +105,7 @@ def test_a_killed_master_s_ports_go_to_the_next_one_with_what_is_queued(make_mes
     master.kill(signal.SIGKILL)
     until(master.ended, "the master is dead")
     for pid in workers:
-        os.kill(pid, signal.SIGSTOP)  # what connects now waits in the queue
+        stand_still(pid)  # what connects now waits in the queue
     with socket.create_connection((MESH, before[2]), 5) as sock:
         sock.settimeout(20)
         master.start()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flyproxy.master.children import FIRST_NICE
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster, hello
 
@@ -138,7 +138,7 @@ def test_a_quick_stop_waits_for_nobody(master: RunningMaster, signals: list[int]
 
 def test_a_stopped_child_cannot_hold_up_a_quick_stop(master: RunningMaster) -> None:
     for pid in (master.status()["state"]["pid"], master.workers()[0]["pid"]):
-        os.kill(pid, signal.SIGSTOP)
+        stand_still(pid)
     assert master.stop(signal.SIGINT) == 0
     assert master.family() == []
 
@@ -186,7 +186,7 @@ def test_a_stopped_worker_loses_its_slots_and_is_dumped_killed_and_replaced(
 ) -> None:
     master = make_master(TWO.replace("[workers]", "[workers]\nstuck_after = '1s'")).start()
     victim = master.workers()[0]["pid"]
-    os.kill(victim, signal.SIGSTOP)
+    stand_still(victim)
     until(lambda: master.of("suspect"), "its siblings take its slots", 5)
     with Hammer(master.addresses()[0]) as hammer:
         until(lambda: not alive(victim), "the watchdog kills it", 10)
@@ -201,7 +201,7 @@ def test_a_stopped_worker_loses_its_slots_and_is_dumped_killed_and_replaced(
 
 def test_connects_during_a_worker_s_stop_wait_less_than_a_second(master: RunningMaster) -> None:
     address = master.addresses()[0]
-    os.kill(master.workers()[0]["pid"], signal.SIGSTOP)
+    stand_still(master.workers()[0]["pid"])
     socks = [socket.create_connection(address, PROMPT) for _ in range(40)]
     assert {hello(sock) for sock in socks} == {master.workers()[1]["pid"]}
     for sock in socks:

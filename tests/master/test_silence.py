@@ -14,7 +14,7 @@ from flyproxy.master import model as m
 from flyproxy.master.model import CONTROL, STATE, Phase, Post, Silence
 from flyproxy.master.pulse import ASK_EVERY, Pulse, cpu_seconds
 from flyproxy.master.supervisor import WATCHDOG_GAP, WORK_FACTOR
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster
 from tests.master.test_supervisor import POLICY, World
@@ -105,7 +105,7 @@ def test_a_stopped_one_is_replaced_while_traffic_goes_on(
     master = make_master(TWO.replace("[workers]", "[workers]\nstuck_after = '500ms'")).start()
     stopped = master.status()[role]["pid"]
     with Hammer(master.addresses()[0]) as hammer:
-        os.kill(stopped, signal.SIGSTOP)
+        stand_still(stopped)
         until(lambda: master.status()[role]["pid"] not in (0, stopped), f"{role} is replaced", 15)
         until(lambda: master.status()[role]["state"] == "ready", "the next one is ready")
         hammer.until_served(10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from flyproxy.boot import DUMP_SIGNAL
 from flyproxy.master import watchdog
-from tests.kit.wait import until
+from tests.kit.wait import stand_still, until
 
 STUCK = """
 import faulthandler, sys, threading
@@ -53,7 +52,7 @@ def test_the_process_itself_tells_its_python_stack_and_goes_on(stuck: subprocess
 
 
 def test_c_frames_are_seen_even_of_a_stopped_process(stuck: subprocess.Popen[str]) -> None:
-    os.kill(stuck.pid, signal.SIGSTOP)
+    stand_still(stuck.pid)
     until(lambda: watchdog.threads(stuck.pid)[0]["state"].startswith("T"), "it is stopped")
     assert "Py" in watchdog.frames(stuck.pid)
 
