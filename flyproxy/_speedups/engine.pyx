@@ -158,15 +158,18 @@ cdef class Engine:
             free(listener)
             raise
 
-    def set_backhaul(self, uint32_t epoch, bytes key) -> None:
-        """Take part in the mesh: our boot epoch, and the 32 bytes under which hosts know each other."""
+    def set_backhaul(self, uint32_t epoch, bytes key, bytes address) -> None:
+        """Take part in the mesh: our boot epoch, the 32 bytes under which hosts know each other, our mesh address (16
+        bytes, IPv4 as v4-mapped)."""
         cdef char *copy
-        if len(key) != HELLO_KEY:
-            raise ValueError(f"the backhaul key must have {HELLO_KEY} bytes, not {len(key)}")
-        copy = <char *>malloc(HELLO_KEY)
+        if len(key) != HELLO_KEY or len(address) != 16:
+            raise ValueError(f"the backhaul key must have {HELLO_KEY} bytes and the address 16, not {len(key)} and "
+                             f"{len(address)}")
+        copy = <char *>malloc(HELLO_KEY + 16)
         if copy == NULL:
             raise MemoryError
         memcpy(copy, <char *>key, HELLO_KEY)
+        memcpy(copy + HELLO_KEY, <char *>address, 16)
         try:
             self._post(CMD_BACKHAUL, epoch, copy)
         except BlockingIOError:

@@ -34,6 +34,7 @@ from flyproxy.boot import (
 )
 from flyproxy.channel import Channel, ChannelClosed
 from flyproxy.cluster_key import hmac_key
+from flyproxy.units import ip16
 
 BEAT = 0.2  # seconds between two beats of the Python side; the master judges from 0.5 s on
 STARTING_BEAT = 0.02  # until ready: a new generation should not wait for the beat
@@ -58,8 +59,9 @@ class Worker:
             self.proc, boot.segment_fds, boot.wake_fds, settings_json(boot.settings), self.settings.region,
             self.settings.host,
         )  # fmt: skip
-        if boot.cluster_key:
-            self._engine.set_backhaul(boot.epoch, hmac_key(boot.cluster_key))
+        if boot.cluster_key and self.settings.backhaul.address:
+            address = ip16(self.settings.backhaul.bind[0])
+            self._engine.set_backhaul(boot.epoch, hmac_key(boot.cluster_key), address)
         self._thread = threading.Thread(target=self._run_engine, name="engine", daemon=True)
         self._failure = ""
         self._leave: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -26,7 +26,7 @@ def h2vm() -> Iterator[Http2VM]:
 
 @pytest.fixture(scope="module")
 def daemon(start_daemon: Callable[..., ProxyDaemon], h2vm: Http2VM) -> ProxyDaemon:
-    started = start_daemon()
+    started = start_daemon({"http": {"port": 80}, "second": {"port": 8001}})
     started.add_app("h2", TOML, machines=[h2vm.address], hostnames=[HOST])
     return started
 
@@ -91,13 +91,32 @@ def test_what_a_machine_says_in_our_name_is_not_believed(client: RawClient, h2vm
 def test_a_refused_stream_is_tried_on_another_machine(daemon: ProxyDaemon, h2vm: Http2VM) -> None:
     refusing = Http2VM()
     path = h2vm.route(lambda call: Reply(b"taken"))
-    refusing._scripts[path] = lambda call: Reply(reset=7)
+    refusing.route(lambda call: Reply(reset=7), path)
     daemon.add_app("pair", TOML, machines=[refusing.address, h2vm.address], hostnames=["pair.localhost"])
     with daemon.client() as client:
-        while not refusing.calls:
+        for _ in range(40):             # of two machines the emptier, else a random one
             client.request("POST", path, host="pair.localhost", body=b"x")
             assert client.response().body == b"taken"
+    assert refusing.calls
     refusing.stop()
+
+
+def test_services_of_one_machine_keep_a_connection_each(daemon: ProxyDaemon, h2vm: Http2VM) -> None:
+    other = Http2VM()
+    service = (
+        "[[services]]\ninternal_port = {}\nprotocol = 'tcp'\n[[services.ports]]\nport = {}\nhandlers = ['http']\n"
+        "http_options = {{ h2_backend = true }}\n"
+    )
+    daemon.add_app("both", service.format(h2vm.port, 80) + service.format(other.port, 8001), ["127.0.0.1"],
+                   ["both.localhost"])  # fmt: skip
+    before = h2vm.connections
+    with daemon.client() as one, daemon.client("second") as two:
+        for _ in range(5):
+            for client, vm in ((one, h2vm), (two, other)):
+                client.request(target=vm.route(lambda call: Reply(b"yes")), host="both.localhost")
+                assert client.response().body == b"yes"
+    assert (h2vm.connections - before, other.connections) == (1, 1)
+    other.stop()
 
 
 def test_a_reset_before_the_head_is_answered(client: RawClient, h2vm: Http2VM) -> None:

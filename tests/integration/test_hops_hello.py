@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.kit import edge
 from tests.kit.edge import Hello, Status, Wire, now_ms
 
 SILENCE_S = 5.0
+HELLOS_MAX = 256  # that a worker waits for at once
 Says = Callable[[FarHost], bytes]
 
 
@@ -165,9 +167,20 @@ def test_a_hello_may_come_in_two_pieces(far: FarHost, n: int) -> None:
 
 def test_who_is_silent_is_closed_after_five_seconds(far: FarHost) -> None:
     """Who says nothing, and who says half of a true hello and leaves it at that."""
-    begun = time.monotonic()
+    begun, before = time.monotonic(), far.refused().get("silent", 0)
     with far.wire() as mute, far.wire() as half:
         half.send(far.hello().encode(far.key)[:100])
         for wire in (mute, half):
             assert wire.closed()
             assert SILENCE_S - 1 < time.monotonic() - begun < SILENCE_S + 2
+    assert far.refused()["silent"] == before + 2
+
+
+def test_a_crowd_that_does_not_say_who_it_is_is_bounded_and_keeps_nobody_out_for_long(far: FarHost) -> None:
+    reached = far.daemon.metric("flyproxy_limit_reached_total", limit="hellos")
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(far.wire()) for _ in range(HELLOS_MAX + 20)]
+        turned_away = [wire for wire in crowd[HELLOS_MAX:] if wire.answer().status == Status.BUSY]
+        assert len(turned_away) == 20
+        assert far.daemon.metric("flyproxy_limit_reached_total", limit="hellos") == reached + 20
+    far.transport()

@@ -127,6 +127,7 @@ def test_more_requests_than_streams_are_allowed_wait_for_their_turn(start: Start
         answered(asking(regions, "narrow", 25 * STREAMS))
     assert 0 < vm.most_busy <= TRANSPORTS * STREAMS
     assert len(vm.seen) == 50 * STREAMS, "and none is sent twice"
+    assert regions["yyz"].metric("flyproxy_limit_reached_total", limit="streams") > 0
 
 
 # -- its riders

@@ -66,9 +66,9 @@ class Http2VM:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def route(self, script: Script) -> str:
-        """A path that is answered by ``script``."""
-        path = f"/h2/{next(self._numbers)}"
+    def route(self, script: Script, path: str = "") -> str:
+        """A path that is answered by ``script``: a new one unless given."""
+        path = path or f"/h2/{next(self._numbers)}"
         self._scripts[path] = script
         return path
 

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from flyproxy.boot import EXIT_ENGINE, EXIT_OK, Boot, settings_json
 from flyproxy.channel import Channel
-from flyproxy.settings import Settings, resolved
+from flyproxy.settings import Backhaul, Settings, resolved
 from flyproxy.worker.main import Worker
 
 
@@ -76,7 +77,9 @@ def run(
     async def inner() -> None:
         master, sock = Channel.pair()
         folders = ("/nowhere", "/nowhere")
-        boot = Boot("worker", 3, 5, 1, SETTINGS, {}, {}, *folders, epoch=1_800_000_000, cluster_key=cluster_key)
+        backhaul = Backhaul(address="10.9.0.1:7443" if cluster_key else "")
+        settings = msgspec.structs.replace(SETTINGS, backhaul=backhaul)
+        boot = Boot("worker", 3, 5, 1, settings, {}, {}, *folders, epoch=1_800_000_000, cluster_key=cluster_key)
         Table.generation, Table.turns = 1, 1
         worker = Worker(boot, Channel(sock), NotingEngine, Table)
         running = asyncio.ensure_future(worker.run())
@@ -139,7 +142,7 @@ def test_listeners_reach_the_engine_removed_ones_first() -> None:
     run(test)
 
 
-def test_the_engine_has_epoch_and_key_before_the_first_backhaul_listener() -> None:
+def test_the_engine_has_epoch_key_and_address_before_the_first_backhaul_listener() -> None:
     async def test(worker: Worker, engine: NotingEngine, master: Channel) -> None:
         item = {"id": 9, "slot": 2, "service_port": 7443, "proxy_protocol": False, "trusted_sources": [],
                 "source": "backhaul"}  # fmt: skip
@@ -147,7 +150,8 @@ def test_the_engine_has_epoch_and_key_before_the_first_backhaul_listener() -> No
             master.send({"t": "listeners", "add": [item], "remove": []}, [server.fileno()])
             await until(lambda: len(engine.calls) == 2)
         told, (name, *_, is_backhaul) = engine.calls
-        assert told == ("set_backhaul", 1_800_000_000, hashlib.sha256(b"flyproxy-backhaul\0secret").digest())
+        key, address = hashlib.sha256(b"flyproxy-backhaul\0secret").digest(), bytes(10) + b"\xff\xff\x0a\x09\x00\x01"
+        assert told == ("set_backhaul", 1_800_000_000, key, address)
         assert (name, is_backhaul) == ("add_listener", True)
         os.close(engine.calls[1][3])
         master.send({"t": "stop"})

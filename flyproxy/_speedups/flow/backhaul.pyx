@@ -35,8 +35,9 @@ from flyproxy._speedups.proto.hello cimport HA_BUSY, HA_OK, HA_OLD_DESTINATION, 
 from flyproxy._speedups.proto.hpack cimport FF_NEVER
 from flyproxy._speedups.proto.http2 cimport http2_fits, http2_request
 from flyproxy._speedups.proto.http1 cimport put_decimal
-from flyproxy._speedups.proto.relay_head cimport relay_field, relay_parse
+from flyproxy._speedups.proto.relay_head cimport relay_control, relay_field, relay_parse
 from flyproxy._speedups.proto.text cimport put_hex_bytes
+from flyproxy._speedups.shm.counters cimport LIM_STREAMS
 from flyproxy._speedups.shm.table cimport (
     HOSTS_MAX, TApp, THost, TMachine, TService, table_app, table_host, table_machine, table_service_by_id,
 )
@@ -44,6 +45,7 @@ from flyproxy._speedups.shm.table cimport (
 cdef enum:
     REST_MS = 1000
     CROWDED = 64                # streams on the emptier of two from which another transport is opened
+    LAST_STREAM = 1 << 21       # id from which a transport makes room for a fresh one: after a million requests
     CONTROL_FIELDS = 5
     CLIENT_HEX = 72             # two addresses and ports, see delivery.pyx
 
@@ -182,7 +184,6 @@ cdef int backhaul_read(Worker *w, Transport *t) noexcept nogil:
     if got > 0 and answer.status == HA_OK:
         transport_start(w, t)
         return 1
-    w.counters.errors[<int>ERR_PU03] += 1
     if h != NULL and greet_again(w, t, h, &answer if got > 0 else NULL):
         return 0
     transport_end(w, t, F_HOST_UNREACHABLE)
@@ -203,18 +204,6 @@ cdef void backhaul_opened(Worker *w, Transport *t) noexcept nogil:
 
 # -- a request
 
-cdef Header field(const char *name, uint32_t name_n, const char *value, uint32_t value_n) noexcept nogil:
-    cdef Header h
-    h.name = name
-    h.name_n = name_n
-    h.value = value
-    h.value_n = value_n
-    h.kind = 0
-    h.drop = 0
-    h.pad = 0
-    return h
-
-
 cdef uint32_t put_client(const Conn *c, char *out) noexcept nogil:
     cdef uint8_t raw[36]
     memcpy(raw, c.peer.address, 16)
@@ -232,13 +221,13 @@ cdef uint32_t control_fields(Worker *w, Exchange *x, const TApp *app, const TMac
                              Header *out, char *text) noexcept nogil:
     cdef uint32_t port_n = put_decimal(text, s.internal_port)
     cdef uint32_t edge_n = put_decimal(text + 8, x.down.service_port)
-    out[0] = field(b"flyproxy-app", 12, app.name, app.name_n)
-    out[1] = field(b"flyproxy-machine", 16, m.id, m.id_n)
-    out[2] = field(b"flyproxy-port", 13, text, port_n)
-    out[3] = field(b"flyproxy-edge-port", 18, text + 8, edge_n)
+    out[0] = relay_control(b"flyproxy-app", 12, app.name, app.name_n)
+    out[1] = relay_control(b"flyproxy-machine", 16, m.id, m.id_n)
+    out[2] = relay_control(b"flyproxy-port", 13, text, port_n)
+    out[3] = relay_control(b"flyproxy-edge-port", 18, text + 8, edge_n)
     if not x.proxy_version:
         return 4
-    out[4] = field(b"flyproxy-client", 15, text + 16, put_client(x.down, text + 16))
+    out[4] = relay_control(b"flyproxy-client", 15, text + 16, put_client(x.down, text + 16))
     out[4].pad = FF_NEVER
     return 5
 
@@ -271,6 +260,8 @@ cdef void backhaul_send(Worker *w, Exchange *x) noexcept nogil:
         wait_for_stream(w, x)
         return
     frames_end(w, t)
+    if t.h2.last_ours >= LAST_STREAM:
+        t.going = 1                 # ids are never used twice (RFC 9113 5.1.1)
     v.h2.owner = v
     x.head_sent = buf_len(&x.head)
     x.flags |= XF_CONTENT_SENT
@@ -291,6 +282,7 @@ cdef void send_kept_body(Worker *w, Exchange *x, Conn *v, uint32_t head_n) noexc
 
 # Until one of its streams ends. As in upstream_open nobody is woken: the others would find no room, either.
 cdef void wait_for_stream(Worker *w, Exchange *x) noexcept nogil:
+    w.counters.limits[LIM_STREAMS] += x.queue_until_ms == 0
     exchange_give_back(w, x)
     queue_wait(w, x)
 

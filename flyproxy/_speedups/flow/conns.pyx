@@ -3,7 +3,7 @@
 from flyproxy._speedups.flow.pool cimport pool_remove
 from flyproxy._speedups.flow.streams cimport is_stream, stream_leave
 from flyproxy._speedups.flow.worker cimport (
-    CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, US_CONNECTING, US_IDLE, Conn, Worker,
+    CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, TS_HELLO, US_CONNECTING, US_IDLE, Conn, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_give
 from flyproxy._speedups.net.reactor cimport Source, reactor_add, reactor_close
@@ -64,6 +64,7 @@ cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
         return
     # Closed before it is uncounted: what is given back may be taken by another worker at once.
     reactor_close(&w.reactor, &c.s)
+    w.hellos -= c.state == TS_HELLO
     if is_stream(c):
         stream_leave(w, c)
     elif c.vm_side:

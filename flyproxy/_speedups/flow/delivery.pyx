@@ -7,7 +7,7 @@ This host is the authority on its machines. What it refuses carries ``flyproxy-e
 
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, strlen
 
 from flyproxy._speedups.errors cimport ERR_PE04, ERR_PL05, ERR_PR02, ERR_PR06, ERR_PU07
 from flyproxy._speedups.flow.backhaul cimport backhaul_open
@@ -19,7 +19,7 @@ from flyproxy._speedups.flow.streams cimport stream_last, stream_open
 from flyproxy._speedups.flow.transport cimport frames_begin, frames_end, transport_new, transport_start
 from flyproxy._speedups.flow.upstream cimport upstream_open
 from flyproxy._speedups.flow.worker cimport (
-    BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_END, CF_END_SENT, K_DOWN, K_TRANSPORT, TR_SERVER, TS_HELLO,
+    BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_END, CF_END_SENT, K_DOWN, K_TRANSPORT, TR_SERVER, TS_HELLO, US_BUSY,
     XF_ADMITTED, XF_CONTENT_SENT, XF_DELIVERY, XF_HALF_CLOSE, XF_HTTP2, XF_IDEMPOTENT, XF_MAY_RELAY, XF_RAW,
     XF_UNREACHED, XF_UPGRADE, Conn, Exchange, HostLink, Listener, Transport, Worker,
 )
@@ -38,10 +38,10 @@ from flyproxy._speedups.proto.http2 cimport (
     H2_BLOCK_MAX, REFUSED_STREAM, H2Event, http2_fits, http2_release, http2_reset, http2_response,
 )
 from flyproxy._speedups.proto.names cimport H_UPGRADE
-from flyproxy._speedups.proto.relay_head cimport relay_field, relay_request_text
+from flyproxy._speedups.proto.relay_head cimport relay_control, relay_field, relay_request_text
 from flyproxy._speedups.proto.text cimport get_hex_bytes, get_number
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_admit
-from flyproxy._speedups.shm.counters cimport LIM_HARD_LIMIT
+from flyproxy._speedups.shm.counters cimport LIM_HARD_LIMIT, LIM_HELLOS
 from flyproxy._speedups.shm.replay cimport replay_seen
 from flyproxy._speedups.shm.table cimport (
     H_PROXY_PROTO, HOST_HERE, HOST_UNKNOWN, THost, TApp, TMachine, TPort, TService, table_app_by_id, table_host_by_id,
@@ -53,6 +53,7 @@ cdef extern from "fp_status.h" nogil:
 
 cdef enum:
     HELLO_MS = 5000
+    HELLOS_MAX = 256            # connections of a worker that have not said who they are
     SKEW_MS = 30000             # by which two hosts' clocks may differ
     HEAD_ROOM = 4096            # most heads fit
     CLIENT_HEX = 72             # address and port of the client, then of where it spoke to
@@ -70,6 +71,11 @@ cdef void delivery_accepted(Worker *w, Listener *listener, int fd, const Endpoin
     c.vm_side = 0
     c.peer = peer[0]
     c.state = TS_HELLO
+    w.hellos += 1
+    if w.hellos > HELLOS_MAX:
+        w.counters.limits[LIM_HELLOS] += 1
+        refuse_hello(w, c, HA_BUSY)
+        return
     if sock_local(fd, &c.local) < 0 or not w.boot_epoch:
         conn_close(w, c)
         return
@@ -152,6 +158,8 @@ cdef int delivery_read_hello(Worker *w, Conn *c) noexcept nogil:
     if status != HA_OK:
         return refuse_hello(w, c, status)
     buf_give(&w.pool, &c.in_)
+    c.state = US_BUSY
+    w.hellos -= 1
     if hello.kind == HELLO_TRANSPORT:
         take_transport(w, c, &hello)
     else:
@@ -357,16 +365,6 @@ cdef void give_back(Worker *w, Transport *t, Conn *v, const H2Event *ev) noexcep
 
 # -- what is answered
 
-cdef Header field(const char *name, uint32_t name_n, Slice value) noexcept nogil:
-    cdef Header h
-    memset(&h, 0, sizeof(Header))
-    h.name = name
-    h.name_n = name_n
-    h.value = value.p
-    h.value_n = value.n
-    return h
-
-
 cdef int put_head(Worker *w, Exchange *x, const Header *extra, uint32_t n, int end) noexcept nogil:
     cdef Conn *v = x.down
     cdef Transport *t = v.carrier
@@ -413,12 +411,12 @@ cdef int delivery_answer(Worker *w, Exchange *x) noexcept nogil:
     cdef int switched = w.response.flags & RS_SWITCHED
     cdef int n = 0
     if switched:
-        extra[0] = field(b"flyproxy-upgrade", 16, text_slice(b"", 0))
+        extra[0] = relay_control(b"flyproxy-upgrade", 16, b"", 0)
         drop_upgrade(w, extra)
         w.response.status = TUNNEL_STATUS
         n = 1
     elif reason.n:
-        extra[0] = field(b"flyproxy-reason", 15, reason)
+        extra[0] = relay_control(b"flyproxy-reason", 15, reason.p, reason.n)
         n = 1
     if not put_head(w, x, extra, n, not switched and x.response.done):
         exchange_fail(w, x, ERR_PU07)
@@ -434,8 +432,8 @@ cdef void refuse_stream(Worker *w, Exchange *x, int error) noexcept nogil:
     cdef Header extra[2]
     cdef Conn *v = x.down
     cdef int unreached = not x.flags & XF_CONTENT_SENT or x.flags & XF_UNREACHED
-    extra[0] = field(b"flyproxy-error", 14, text_slice(error_code(error), 4))
-    extra[1] = field(b"flyproxy-unreached", 18, text_slice(b"1", 1))
+    extra[0] = relay_control(b"flyproxy-error", 14, error_code(error), 4)
+    extra[1] = relay_control(b"flyproxy-unreached", 18, b"1", 1)
     w.response.status = <uint16_t>(error_status(error) if error_status(error) else 502)
     w.response.nheaders = 0
     w.response.content_length = -1

@@ -18,7 +18,7 @@ from flyproxy._speedups.proto.hello cimport (
     HELLO_ANSWER, HELLO_MAX, Hello, HelloAnswer, hello_answer_parse, hello_write,
 )
 from flyproxy._speedups.shm.closeness cimport HS_VIA, host_state, host_via, host_word
-from flyproxy._speedups.shm.table cimport THost, TMachine, table_host, table_host_by_id
+from flyproxy._speedups.shm.table cimport THost, TMachine, table_host
 
 
 # -- where to
@@ -58,14 +58,11 @@ cdef uint32_t host_first_port(Worker *w) noexcept nogil:
 # -- how it begins
 
 cdef Conn *host_connect(Worker *w, const THost *h, uint32_t port, int kind) noexcept nogil:
-    cdef const THost *own = table_host_by_id(&w.table, w.host, w.host_n)    # it is known there by its mesh address
     cdef Endpoint to
     cdef int fd
-    if own == NULL:
-        return NULL
     memcpy(to.address, h.address, 16)
     to.port = h.ports[port]
-    fd = sock_connect(&to, own.address)
+    fd = sock_connect(&to, w.mesh_address)
     return conn_open(w, fd, kind) if fd >= 0 else NULL
 
 

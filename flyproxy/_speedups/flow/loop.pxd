@@ -5,7 +5,7 @@ cdef enum Command:
     CMD_SETTINGS = 1            # pointer: Config, taken over
     CMD_LISTENER_ADD            # pointer: Listener, taken over; number: its fd
     CMD_LISTENER_REMOVE         # number: id
-    CMD_BACKHAUL                # number: our boot epoch; pointer: the key, HELLO_KEY bytes, taken over
+    CMD_BACKHAUL                # number: our boot epoch; pointer: key (HELLO_KEY) and mesh address (16), taken over
     CMD_DRAIN
     CMD_STOP
 

@@ -132,6 +132,7 @@ cdef void obey(Worker *w, Letter *letter) noexcept nogil:
         listener_remove(w, <uint32_t>letter.number)
     elif letter.command == CMD_BACKHAUL:
         memcpy(w.backhaul_key, letter.pointer, HELLO_KEY)
+        memcpy(w.mesh_address, <char *>letter.pointer + HELLO_KEY, sizeof(w.mesh_address))
         w.boot_epoch = <uint32_t>letter.number
         memset(letter.pointer, 0, HELLO_KEY)
         free(letter.pointer)

@@ -9,10 +9,8 @@ cdef enum:                      # failures
     F_RESET                     # a fresh connection was reset before the answer's head was whole
     F_CUT                       # a fresh connection ended before the answer's head was whole
     F_HEAD_TIMEOUT              # no answer in time
-    F_HOST_UNREACHABLE          # the machine's host did not take the request
-    F_HOST_TIMEOUT              # nor answer in time
+    F_HOST_UNREACHABLE          # the machine's host did not take the request, or not in time
     F_TRANSPORT_LOST            # the transport ended with the request on it
-    F_REFUSED_STREAM            # no stream could be opened
     F_NO_HTTP2                  # the machine does not speak HTTP/2
     F_COUNT
 

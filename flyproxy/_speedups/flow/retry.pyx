@@ -54,9 +54,7 @@ FAILURES[F_RESET] = FailureRow(ERR_PC03, RULE_REPEATABLE, RT_RESET, 0)
 FAILURES[F_CUT] = FailureRow(ERR_PU02, RULE_REPEATABLE, RT_RESET, 0)
 FAILURES[F_HEAD_TIMEOUT] = FailureRow(ERR_PU05, RULE_NEVER, RT_RESET, 0)
 FAILURES[F_HOST_UNREACHABLE] = FailureRow(ERR_PU03, RULE_UNREACHED, RT_HOST, 1)
-FAILURES[F_HOST_TIMEOUT] = FailureRow(ERR_PU03, RULE_UNREACHED, RT_HOST, 1)
 FAILURES[F_TRANSPORT_LOST] = FailureRow(ERR_PC03, RULE_REPEATABLE, RT_HOST, 1)
-FAILURES[F_REFUSED_STREAM] = FailureRow(ERR_PR06, RULE_UNREACHED, RT_HOST, 0)
 FAILURES[F_NO_HTTP2] = FailureRow(ERR_PU01, RULE_UNREACHED, RT_REFUSED, 0)
 
 
@@ -103,8 +101,6 @@ cdef int attempt_forgiven(Exchange *x) noexcept nogil:
 cdef void attempt_failed(Worker *w, Exchange *x, int failure) noexcept nogil:
     cdef const FailureRow *row = &FAILURES[failure]
     cdef int unseen = x.up == NULL or not x.flags & XF_CONTENT_SENT or (x.up.flags & CF_FIN and attempt_unseen(x))
-    if row.error == ERR_PR06:
-        x.flags |= XF_FULL_SEEN
     again(w, x, row, unseen or row.rule == RULE_UNREACHED)
 
 

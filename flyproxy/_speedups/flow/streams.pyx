@@ -329,13 +329,9 @@ cdef int stream_on_event(void *owner, Source *source) noexcept nogil:
         return 0
     credit_source(w, v)
     if v.vm_side:
-        if is_stream(x.down):
-            stream_credit(w, x.down)
         if not x.request.done and request_pump(w, x):
             reactor_queue(&w.reactor, &x.down.s)
         return 0
-    if x.up != NULL and is_stream(x.up):
-        stream_credit(w, x.up)
     if x.phase == PH_ANSWER and x.up != NULL:
         again = response_read(w, x)
         if v.s.dead or v.x != x:

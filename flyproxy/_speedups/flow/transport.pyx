@@ -20,7 +20,7 @@ from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.response cimport response_head, response_trailers
 from flyproxy._speedups.flow.request cimport request_trailers
 from flyproxy._speedups.flow.retry cimport (
-    F_CONNECT_TIMEOUT, F_HOST_TIMEOUT, F_HOST_UNREACHABLE, F_NO_HTTP2, F_RESET, F_TRANSPORT_LOST, attempt_failed,
+    F_CONNECT_TIMEOUT, F_HOST_UNREACHABLE, F_NO_HTTP2, F_RESET, F_TRANSPORT_LOST, attempt_failed,
     attempt_refused,
 )
 from flyproxy._speedups.flow.streams cimport stream_data, streams_fill
@@ -52,6 +52,7 @@ cdef enum:
     QUIET_MS = 1000             # silence after which a PING asks, while somebody waits
     IDLE_QUIET_MS = 5000        # and while nobody does
     DEAD_MS = 3000              # and how long its answer may take
+    SILENT = 0                  # of hellos_refused: none came in time
     DRAIN_PATIENCE_MS = 2000    # for the answer to the PING between two GOAWAYs
 
 
@@ -299,7 +300,6 @@ cdef void happened(Worker *w, Transport *t, H2Event *ev) noexcept nogil:
         answered(w, t, ev)
     elif ev.type == EV_GOAWAY:
         t.going = 1
-        backhaul_forget(w, t)           # another one may take its place while its last streams go on
     elif ev.type == EV_ERROR:
         if t.c.s.io & IO_OUT:           # the GOAWAY says why; nobody waits for it to arrive
             sock_send(t.c.s.fd, t.c.out.data + t.c.out.start, buf_len(&t.c.out))
@@ -438,10 +438,11 @@ cdef void transport_on_timeout(void *owner, Source *source) noexcept nogil:
     cdef Conn *c = <Conn *>source
     cdef Transport *t = c.transport
     if t == NULL:
-        conn_close(w, c)                # no hello in time
+        w.counters.hellos_refused[SILENT] += 1
+        conn_close(w, c)
         return
     if not t.open and not (t.greeted and t.role == TR_SERVER):
-        transport_end(w, t, F_CONNECT_TIMEOUT if t.role == TR_VM else F_HOST_TIMEOUT)
+        transport_end(w, t, F_CONNECT_TIMEOUT if t.role == TR_VM else F_HOST_UNREACHABLE)
         return
     if is_dead(w, t) or has_ended(w, t):
         transport_end(w, t, broken(t))

@@ -13,7 +13,7 @@ from flyproxy._speedups.flow.queue cimport queue_leave, queue_wait
 from flyproxy._speedups.flow.request cimport request_pump, request_send
 from flyproxy._speedups.flow.response cimport response_ended, response_read
 from flyproxy._speedups.flow.retry cimport (
-    F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_HOST_TIMEOUT, F_REFUSED, F_UNREACHABLE, attempt_failed,
+    F_CONNECT_TIMEOUT, F_HEAD_TIMEOUT, F_HOST_UNREACHABLE, F_REFUSED, F_UNREACHABLE, attempt_failed,
 )
 from flyproxy._speedups.flow.streams cimport is_stream, stream_credit
 from flyproxy._speedups.flow.tcp_relay cimport tcp_relay_greet, tcp_relay_read
@@ -133,7 +133,7 @@ cdef void connect_refused_here(Worker *w, Exchange *x, const TMachine *m, int er
         attempt_failed(w, x, F_REFUSED if error == -ECONNREFUSED else F_UNREACHABLE)
 
 
-cdef void count_connect(Worker *w, Exchange *x) noexcept nogil:
+cdef void upstream_count_connect(Worker *w, const Exchange *x) noexcept nogil:
     cdef MachineSeries *series = counters_machine(&w.shm, x.machine, x.machine_generation)
     cdef uint64_t us = w.reactor.now_us - x.sent_us
     series.connects += 1
@@ -157,7 +157,7 @@ cdef void connected(Worker *w, Exchange *x) noexcept nogil:
     if u.flags & CF_REMOTE:
         tcp_relay_greet(w, x)
         return
-    count_connect(w, x)
+    upstream_count_connect(w, x)
     u.state = US_BUSY
     timer_set(&w.reactor, &u.s, w.reactor.now_ms + w.config.response_head_ms)
     if not put_proxy_header(w, x):
@@ -180,6 +180,9 @@ cdef int on_connecting(Worker *w, Conn *u) noexcept nogil:
     if not u.s.io & (IO_OUT | IO_ERR):
         return 0
     error = sock_error(u.s.fd)
+    if error and u.flags & CF_REMOTE:
+        attempt_failed(w, x, F_HOST_UNREACHABLE)
+        return 0
     if error:
         attempt_failed(w, x, F_REFUSED if error == ECONNREFUSED else F_UNREACHABLE)
         return 0
@@ -233,7 +236,7 @@ cdef void upstream_on_timeout(void *owner, Source *source) noexcept nogil:
     if u.state == US_IDLE or x == NULL:
         conn_close(w, u)
     elif u.state == US_CONNECTING or u.state == US_GREETING:
-        attempt_failed(w, x, F_HOST_TIMEOUT if u.flags & CF_REMOTE or is_stream(u) else F_CONNECT_TIMEOUT)
+        attempt_failed(w, x, F_HOST_UNREACHABLE if u.flags & CF_REMOTE or is_stream(u) else F_CONNECT_TIMEOUT)
     elif u.flags & CF_FIN:
         response_ended(w, x)            # waited in vain for a sign whether the request had arrived
     elif x.phase < PH_ANSWER and waits_for_client(x):       # whose own deadline runs

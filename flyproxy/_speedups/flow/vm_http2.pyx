@@ -3,7 +3,7 @@ trusted, so the codec's abuse budgets hold, and nothing that it says of itself (
 """
 
 from libc.errno cimport ECONNREFUSED, EMFILE, ENFILE
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc
 
 from flyproxy._speedups.errors cimport ERR_PL05
@@ -14,14 +14,14 @@ from flyproxy._speedups.flow.request cimport request_send
 from flyproxy._speedups.flow.retry cimport F_REFUSED, F_UNREACHABLE, attempt_failed
 from flyproxy._speedups.flow.streams cimport stream_open
 from flyproxy._speedups.flow.transport cimport transport_end, transport_new, transport_start
-from flyproxy._speedups.flow.upstream cimport upstream_admit, upstream_attach, upstream_wait
+from flyproxy._speedups.flow.upstream cimport upstream_admit, upstream_attach, upstream_count_connect, upstream_wait
 from flyproxy._speedups.flow.worker cimport (
     CF_OPEN_COUNTED, K_TRANSPORT, PH_CONNECT, PH_SEND, TR_VM, US_BUSY, US_CONNECTING, Conn, Exchange, Transport, Worker,
 )
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_OUT, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect, sock_error
 from flyproxy._speedups.shm.budget cimport BK_OPEN, budget_release
-from flyproxy._speedups.shm.counters cimport LIM_FILES, MachineSeries, counters_bucket, counters_machine
+from flyproxy._speedups.shm.counters cimport LIM_FILES
 
 cdef enum:
     CROWDED = 100               # streams on one connection from which another is opened
@@ -35,15 +35,18 @@ cdef Transport **link_of(Worker *w, uint32_t machine) noexcept nogil:
     return &w.vm_transports[machine]
 
 
+cdef int may_take(const Transport *t) noexcept nogil:
+    return not t.dead and not t.going and t.count < CROWDED and (not t.open or t.count < t.h2.peer.streams)
+
+
 # The emptiest that may take one more. Those to a machine that had the slot before end by themselves.
 cdef Transport *choose(Transport *t, uint32_t generation, uint16_t port) noexcept nogil:
     cdef Transport *best = NULL
     while t != NULL:
-        if t.c.machine_generation != generation or t.c.vm_port != port:
+        if t.c.machine_generation != generation:
             t.going = 1
-        elif not t.dead and not t.going and t.count < CROWDED and (not t.open or t.count < t.h2.peer.streams):
-            if best == NULL or t.count < best.count:
-                best = t
+        elif t.c.vm_port == port and may_take(t) and (best == NULL or t.count < best.count):
+            best = t
         t = t.sibling
     return best
 
@@ -109,15 +112,6 @@ cdef void vm_open(Worker *w, Exchange *x, const TMachine *m, const Endpoint *to)
         request_send(w, x)
 
 
-cdef void count_connect(Worker *w, const Conn *c, const Transport *t) noexcept nogil:
-    cdef MachineSeries *series = counters_machine(&w.shm, c.machine, c.machine_generation)
-    cdef uint64_t us = 1000 * (w.reactor.now_ms - t.used_ms)
-    series.connects += 1
-    series.connect_count += 1
-    series.connect_sum_us += us
-    series.connect_buckets[counters_bucket(us)] += 1
-
-
 cdef int vm_connected(Worker *w, Transport *t) noexcept nogil:
     cdef Conn *c = t.c
     cdef int error
@@ -127,7 +121,8 @@ cdef int vm_connected(Worker *w, Transport *t) noexcept nogil:
     if error:
         transport_end(w, t, F_REFUSED if error == ECONNREFUSED else F_UNREACHABLE)
         return 0
-    count_connect(w, c, t)
+    if t.streams != NULL and t.streams.x != NULL:
+        upstream_count_connect(w, t.streams.x)
     c.state = US_BUSY
     transport_start(w, t)
     timer_set(&w.reactor, &c.s, w.reactor.now_ms + w.config.connect_ms)    # its SETTINGS are due

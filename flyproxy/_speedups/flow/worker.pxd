@@ -335,6 +335,7 @@ cdef struct Worker:
     H2Io h2                     # lent to every call of the codec
     Slab h2_streams
     uint32_t boot_epoch         # 0: no backhaul
+    uint8_t mesh_address[16]    # by which other hosts know us
     uint8_t backhaul_key[HELLO_KEY]
     HostLink *host_links        # [HOSTS_MAX] by host slot
     Transport **vm_transports   # [machines]; NULL until a machine speaks HTTP/2
@@ -354,6 +355,7 @@ cdef struct Worker:
     uint64_t queues_tried_ms    # when waiters tried last
     uint32_t downs              # client connections open
     uint32_t ups
+    uint32_t hellos             # connections of other proxies whose hello is awaited
     uint32_t files_max          # connections beyond which no more are accepted; the rest is for VMs
     uint32_t retry_tokens       # in tenths of a retry
     uint64_t xorshift

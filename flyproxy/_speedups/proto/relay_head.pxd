@@ -10,6 +10,18 @@ cdef uint32_t relay_parse(const char *p, uint32_t n, RequestHead *out) noexcept 
 # A request that a trusted peer's transport brought as HTTP/1.1 text, for a machine or for relay_parse: fields that no
 # client may send (`drop`) included, flyproxy-* never. Bytes, or 0 when cap is too small.
 cdef uint32_t relay_request_text(const RequestHead *head, char *out, uint32_t cap) noexcept nogil
+# A field that one proxy says to another. `name` in lower case, flyproxy- included.
+cdef inline Header relay_control(const char *name, uint32_t name_n, const char *value, uint32_t value_n) noexcept nogil:
+    cdef Header h
+    h.name = name
+    h.name_n = name_n
+    h.value = value
+    h.value_n = value_n
+    h.kind = 0
+    h.drop = 0
+    h.pad = 0
+    return h
+
 # Value of flyproxy-NAME, whether dropped or not; `name`: what follows "flyproxy-", lower case. {NULL, 0} when it is
 # absent or there twice.
 cdef Slice relay_field(const Header *headers, uint32_t n, const char *name, uint32_t name_n) noexcept nogil

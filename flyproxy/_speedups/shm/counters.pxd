@@ -57,6 +57,8 @@ cdef enum:                      # Limit: flyproxy_limit_reached_total{limit=...}
     LIM_FILES
     LIM_SERIES
     LIM_PIPES
+    LIM_STREAMS
+    LIM_HELLOS
     LIM_COUNT
 
 cdef enum:                      # Retry: flyproxy_retries_total{reason=...}
