@@ -257,6 +257,20 @@ def test_drained_bytes_come_back_and_padding_at_once() -> None:
     assert frames(connection.take()) == [(WINDOW, 0, 1, (556).to_bytes(4, "big"))]
 
 
+def test_of_a_large_window_little_is_held_back() -> None:
+    """A burst of a whole window on a long way: what is owed after its last byte waits for a round trip."""
+    size, part = 1 << 20, 16000
+    connection = server(stream_window=size)
+    connection.receive(headers(1, POST, end=False))
+    given = 0
+    for _ in range(size // part):
+        connection.receive(data(1, bytes(part)))
+        connection.drained(1, part)
+        given += sum(int.from_bytes(more, "big") for kind, _, to, more in frames(connection.take())
+                     if (kind, to) == (WINDOW, 1))  # fmt: skip
+    assert size // part * part - given < size // 16
+
+
 def test_settings_move_the_windows_of_open_streams() -> None:
     connection = server()
     connection.receive(headers(1))

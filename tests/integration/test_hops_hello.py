@@ -14,6 +14,8 @@ from tests.kit import edge
 from tests.kit.edge import Hello, Status, Wire, now_ms
 
 SILENCE_S = 5.0
+QUIET_S = 1.0  # after which a transport is probed in any case
+PING = 6  # RFC 9113 6.7
 HELLOS_MAX = 256  # that a worker waits for at once
 Says = Callable[[FarHost], bytes]
 
@@ -184,3 +186,13 @@ def test_a_crowd_that_does_not_say_who_it_is_is_bounded_and_keeps_nobody_out_for
         assert len(turned_away) == 20
         assert far.daemon.metric("flyproxy_limit_reached_total", limit="hellos") == reached + 20
     far.transport()
+
+
+def test_the_round_trip_of_a_transport_is_measured_at_once(far: FarHost) -> None:
+    """Else the windows of a transport that is busy from the beginning, so never probed, would not grow."""
+    wire = far.transport().wire
+    begun, kind = time.monotonic(), -1
+    while kind != PING:
+        size, kind = int.from_bytes(wire.exactly(3), "big"), wire.exactly(1)[0]
+        wire.exactly(5 + size)
+    assert time.monotonic() - begun < QUIET_S

@@ -4,8 +4,11 @@
  *
  * Prints "IP PORT" for each listener. Reads commands from standard input, answers each with "ok ..." or "error ...", and
  * ends with its input:
- *     delay MS | loss SHARE | cut forward|back|both | heal | counts (forward bytes, back bytes, datagrams, lost ones)
+ *     delay MS | rate MB_S | loss SHARE | cut forward|back|both | heal
+ *     | counts (forward bytes, back bytes, datagrams, lost ones)
  *
+ * A rate (0: none) is one line in each direction, shared by all links. What waits for the line is at most QUEUE_NS long:
+ * then streams are read no more, datagrams are lost.
  * TCP: ends and resets travel like bytes. Nothing is read from one side while the other takes nothing, so what is held
  * is at most the rate times the delay. A cut direction is read no more and delivers nothing until it heals; while any is
  * cut, new connections wait. UDP: the share LOSS of the datagrams is lost, and all of a cut direction.
@@ -29,12 +32,12 @@
 #include <unistd.h>
 
 enum { FORWARD, BACK };
-enum { CHUNK = 64 * 1024, BATCH = 256, LINKS = 128, READS = 4, DATAGRAMS = 64, UDP_BUFFER = 8 << 20 };
+enum { CHUNK = 64 * 1024, BATCH = 256, LINKS = 128, READS = 4, DATAGRAMS = 64, UDP_BUFFER = 8 << 20, QUEUE_NS = 20000000 };
 enum what { DATA, END, RESET };
 
 struct address { struct sockaddr_storage at; socklen_t n; };
 
-struct chunk { /* what travels; in the list of all by due time, and in its lane's */
+struct chunk { /* what travels; in the list of its direction by due time, and in its lane's */
     struct chunk *next, *next_in_lane;
     struct flow *flow;
     uint64_t due;
@@ -74,11 +77,12 @@ struct link { struct side side; bool udp; struct address upstream; };
 static struct link links[LINKS];
 static unsigned nlinks;
 static struct flow *flows, *graves;
-static struct chunk *first, **last = &first, *spare;
+static struct chunk *first[2], **last[2] = {&first[0], &first[1]}, *spare;
 static int epoll_fd;
 static uint64_t delay_ns, random_state, lost, datagrams, passed[2];
-static double loss;
-static bool cut[2];
+static uint64_t line_free[2]; /* when the line of a direction has taken all that waits for it */
+static double loss, ns_per_byte;
+static bool cut[2], full[2];
 
 static void die(const char *what) {
     perror(what);
@@ -111,7 +115,7 @@ static void want(struct side *side, uint32_t events) {
 static void rearm(struct flow *flow) {
     for (int i = 0; i < 2 && !flow->closed; i++) {
         struct lane *out = &flow->lane[i], *in = &flow->lane[!i];
-        want(&flow->side[i], (!out->ended && !out->blocked && !cut[i] ? EPOLLIN : 0) | (in->blocked ? EPOLLOUT : 0));
+        want(&flow->side[i], (!out->ended && !out->blocked && !cut[i] && !full[i] ? EPOLLIN : 0) | (in->blocked ? EPOLLOUT : 0));
     }
 }
 
@@ -160,16 +164,23 @@ static void chunk_free(struct chunk *chunk) {
     spare = chunk;
 }
 
+static bool crowded(int lane) {
+    return line_free[lane] > now_ns() + QUEUE_NS;
+}
+
 static void depart(struct flow *flow, int lane, struct chunk *chunk, size_t n, enum what what) {
+    uint64_t now = now_ns();
+    if (line_free[lane] < now) line_free[lane] = now;
+    line_free[lane] += (uint64_t)((double)n * ns_per_byte);
     chunk->flow = flow;
     chunk->lane = (uint8_t)lane;
     chunk->what = what;
     chunk->n = n;
     chunk->at = 0;
-    chunk->due = now_ns() + delay_ns;
+    chunk->due = line_free[lane] + delay_ns;
     chunk->next = chunk->next_in_lane = NULL;
-    *last = chunk;
-    last = &chunk->next;
+    *last[lane] = chunk;
+    last[lane] = &chunk->next;
     *flow->lane[lane].tail = chunk;
     flow->lane[lane].tail = &chunk->next_in_lane;
     flow->chunks++;
@@ -225,20 +236,38 @@ static void deliver(struct flow *flow, int lane) {
     if (!flow->closed && !flow->link->udp) rearm(flow);
 }
 
-static void arrive(void) {
-    for (uint64_t now = now_ns(); first && first->due <= now;) {
-        struct chunk *chunk = first;
+static void arrive(int lane) {
+    for (uint64_t now = now_ns(); first[lane] && first[lane]->due <= now;) {
+        struct chunk *chunk = first[lane];
         struct flow *flow = chunk->flow;
-        first = chunk->next;
-        if (!first) last = &first;
+        first[lane] = chunk->next;
+        if (!first[lane]) last[lane] = &first[lane];
         if (flow->closed) {
             flow->chunks--;
             chunk_free(chunk);
         } else {
-            flow->lane[chunk->lane].due++;
-            deliver(flow, chunk->lane);
+            flow->lane[lane].due++;
+            deliver(flow, lane);
         }
     }
+}
+
+/* Streams are read while there is room on the line of their direction. */
+static void gauge(int lane) {
+    if (full[lane] ? line_free[lane] > now_ns() + QUEUE_NS / 2 : !crowded(lane)) return;
+    full[lane] = !full[lane];
+    for (struct flow *flow = flows; flow; flow = flow->next)
+        if (!flow->link->udp) rearm(flow);
+}
+
+/* Nanoseconds until something is due or a line has room; UINT64_MAX: never. */
+static uint64_t patience(void) {
+    uint64_t now = now_ns(), at = UINT64_MAX;
+    for (int lane = 0; lane < 2; lane++) {
+        if (first[lane] && first[lane]->due < at) at = first[lane]->due;
+        if (full[lane] && line_free[lane] - QUEUE_NS / 2 < at) at = line_free[lane] - QUEUE_NS / 2;
+    }
+    return at == UINT64_MAX ? at : at > now ? at - now : 0;
 }
 
 static void bury(void) {
@@ -260,7 +289,7 @@ static void bury(void) {
 /* ---- reading */
 
 static void read_stream(struct flow *flow, int lane) {
-    for (int i = 0; i < READS; i++) {
+    for (int i = 0; i < READS && !crowded(lane); i++) {
         struct chunk *chunk = chunk_new();
         ssize_t n = recv(flow->side[lane].fd, chunk->bytes, CHUNK, 0);
         if (n < 0 && errno == EAGAIN) return chunk_free(chunk);
@@ -324,7 +353,7 @@ static void read_datagrams(struct link *link, struct flow *flow) {
         bool gone = false;
         if (n >= 0) {
             datagrams++;
-            gone = unlucky() || cut[lane]; /* the dice are thrown for each: what is lost depends on the seed alone */
+            gone = unlucky() || cut[lane] || crowded(lane); /* the dice are thrown for each: what is lost depends on the seed alone */
             lost += gone;
         }
         if (of && !gone) depart(of, lane, chunk, (size_t)n, DATA);
@@ -352,6 +381,7 @@ static void command(const char *line) {
     char word[16] = "";
     double number;
     if (sscanf(line, "delay %lf", &number) == 1 && number >= 0) delay_ns = (uint64_t)(number * 1e6);
+    else if (sscanf(line, "rate %lf", &number) == 1 && number >= 0) ns_per_byte = number ? 1e3 / number : 0;
     else if (sscanf(line, "loss %lf", &number) == 1 && number >= 0 && number <= 1) loss = number;
     else if (sscanf(line, "cut %15s", word) == 1 && (!strcmp(word, "both") || !strcmp(word, "forward") || !strcmp(word, "back")))
         cut_now(strcmp(word, "back"), strcmp(word, "forward"));
@@ -441,11 +471,14 @@ int main(int argc, char **argv) {
     for (int i = 4; i < argc; i += 5) open_link(argv + i);
     fflush(stdout);
     for (;;) {
-        uint64_t now = now_ns(), wait = !first || first->due <= now ? 0 : first->due - now;
+        uint64_t wait = patience();
         struct timespec timeout = {.tv_sec = (time_t)(wait / 1000000000u), .tv_nsec = (long)(wait % 1000000000u)};
-        int n = epoll_pwait2(epoll_fd, events, BATCH, first ? &timeout : NULL, NULL);
+        int n = epoll_pwait2(epoll_fd, events, BATCH, wait == UINT64_MAX ? NULL : &timeout, NULL);
         for (int i = 0; i < n; i++) on_event(events[i].data.ptr);
-        arrive();
+        for (int lane = 0; lane < 2; lane++) {
+            arrive(lane);
+            gauge(lane);
+        }
         bury();
     }
 }

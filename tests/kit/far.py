@@ -55,12 +55,14 @@ def program() -> Path:
 
 class Far:
     """The relay as a process, from construction on; ``stop`` or a with block ends it. ``delay`` in seconds is one way,
-    so a round trip is twice as long; ``loss`` is the share of the datagrams, chosen by ``seed``. ``prefix`` runs it
-    somewhere else, for example in a namespace. Commands hold for all links, from the moment they return."""
+    so a round trip is twice as long; ``rate`` in bytes/s, 0: none; ``loss`` is the share of the datagrams, chosen by
+    ``seed``. ``prefix`` runs it somewhere else, for example in a namespace. Commands hold for all links, from when they
+    return."""
 
     def __init__(
-        self, *links: Link, delay: float = 0.0, loss: float = 0.0, seed: int = 1, prefix: Sequence[str] = ()
-    ) -> None:
+        self, *links: Link, delay: float = 0.0, loss: float = 0.0, seed: int = 1, rate: float = 0.0,
+        prefix: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         ways = [
             text for link in links for text in (link.kind, link.listen[0], str(link.listen[1]), link.upstream[0],
                                                 str(link.upstream[1]))
@@ -73,6 +75,8 @@ class Far:
         for _ in links:
             ip, port = self._line().split()
             self.addresses.append((ip, int(port)))
+        if rate:
+            self.rate(rate)
 
     @property
     def address(self) -> Address:
@@ -82,6 +86,11 @@ class Far:
     def delay(self, seconds: float) -> None:
         """For what comes from now on; nothing overtakes what is under way."""
         self._say(f"delay {seconds * 1e3}")
+
+    def rate(self, bytes_s: float) -> None:
+        """Of the one line that all links share, in each direction; 0: no limit. What the line cannot take at once waits
+        for at most 20 ms: then streams are read no more, datagrams are lost."""
+        self._say(f"rate {bytes_s / 1e6}")
 
     def loss(self, share: float) -> None:
         """Of datagrams, 0 to 1."""

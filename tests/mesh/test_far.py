@@ -93,6 +93,30 @@ def test_what_is_sent_arrives_unchanged_and_the_way_is_not_narrow(server: Server
         assert far.counts()[:2] == (len(sent), 0)
 
 
+def test_all_connections_share_the_rate_of_one_line(server: Server) -> None:
+    half = os.urandom(1 << 20)
+    with Far(Link(server.address), rate=20e6) as far, pair(far, server) as one, pair(far, server) as other:
+        begun = time.monotonic()
+        writers = [threading.Thread(target=client.sendall, args=(half,)) for client, _ in (one, other)]
+        for writer in writers:
+            writer.start()
+        assert [exactly(upstream, len(half)) for _, upstream in (one, other)] == [half, half]
+        assert time.monotonic() - begun >= 2 * len(half) / 20e6
+        for writer in writers:
+            writer.join()
+
+
+def test_what_a_line_cannot_take_is_lost_of_datagrams() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        link = Link(upstream.getsockname(), kind="udp")
+        with Far(link, rate=1e4) as far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for _ in range(100):
+                client.sendto(bytes(100), far.address)
+            until(lambda: far.counts().datagrams == 100, "all have come")
+            assert 0 < far.counts().lost < 100
+
+
 def test_an_end_travels_and_leaves_the_other_direction_open(server: Server) -> None:
     with Far(Link(server.address), delay=DELAY) as far, pair(far, server) as (client, upstream):
         begun = time.monotonic()

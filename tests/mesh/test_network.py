@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ TCP_PORT = 7001
 TCP = f"[[services]]\ninternal_port = 7000\n[[services.ports]]\nport = {TCP_PORT}\n"
 WEB = "web.localhost"
 DELAY_S = 0.03
+LONG_S = 0.1
 
 
 def asked(regions: Regions, at: str = "yyz") -> str:
@@ -57,6 +59,25 @@ def test_the_nearest_region_by_measure_serves_and_when_it_stops_the_next() -> No
         assert [asked(regions) for _ in range(5)] == ["dfw"] * 5
         machines["dfw"].stop()
         assert asked(regions) == "502 PC01"
+
+
+def test_on_a_long_way_a_large_body_does_not_wait_a_round_trip_for_each_64_kb() -> None:
+    trips = 200  # for one direction, if it did
+    body = bytes(trips << 16)
+    roles = {"yyz": ["edge"], "dfw": ["worker"]}
+    with Regions(*roles, roles=roles, allowed=["host-id-taken"]) as regions, contextlib.ExitStack() as stack:
+        regions.meet()
+        reader = regions["yyz"].process
+        assert reader is not None
+        vm = ScriptedVM()
+        stack.callback(vm.stop)
+        stack.enter_context(Detour(regions.database, reader.pid, "dfw-1", delay=LONG_S / 2))
+        regions.add_app("web", {"dfw": [vm.address]}, hostnames=[WEB])
+        with regions["yyz"].client() as client:
+            begun = time.monotonic()
+            client.request("PUT", host=WEB, body=body)
+            assert client.response().body == body
+            assert time.monotonic() - begun < trips * LONG_S / 2
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ the exchange by the transport that carries it.
 
 Back-pressure: bytes for a stream without window wait in ``Conn.out``, and whoever produces them looks there first.
 Bytes from a stream are given back as window only when their sink has taken them, so what a slow reader can make us hold
-is one stream window. That begins with 64 KB and grows only while the reader takes whole windows faster than the
-transport can refill them.
+is one stream window. That begins with 64 KB and doubles when the reader has taken a whole one within two round trips:
+so it comes to rest between the reader's rate times the round trip and four times that.
 """
 
 from libc.errno cimport ECONNRESET, ENOMEM
@@ -38,7 +38,7 @@ cdef enum:
     FRAMES_MAX = 64 << 10       # bytes of frames collected before a write; more data waits its turn
     FRAME_ROOM = 16384          # peers never announce a smaller frame
     RESET_ROOM = 256
-    WINDOW_MOST = 16 << 20      # a stream's window grows no further: a stalled client makes us hold that much
+    WINDOW_MOST = (32 << 20) - (128 << 10)  # a stalled client makes us hold that much: the largest buffer, less one read
     GROW_FLOOR_US = 2000        # a round trip is taken to be at least so long
 
 
@@ -262,17 +262,18 @@ cdef uint32_t held(const Conn *v) noexcept nogil:
     return buf_len(&v.in_) + (buf_len(&x.up.out) if x.up != NULL else 0)
 
 
-# A whole window within a round trip: the window is what limits the stream.
+# A whole window within two round trips: the window may be what limits the stream.
 cdef void grow(Worker *w, Conn *v, uint32_t drained) noexcept nogil:
     cdef Transport *t = v.carrier
     cdef uint32_t target = v.h2.receiving.target
+    cdef uint32_t more = 2 * target if 2 * target < WINDOW_MOST else WINDOW_MOST
     cdef uint64_t trip = t.rtt_us if t.rtt_us > GROW_FLOOR_US else GROW_FLOOR_US
     v.received += drained
     if v.received < target:
         return
     if target < WINDOW_MOST and w.reactor.now_us - v.window_us < 2 * trip:
         if not w.config.memory or w.pool.used + target < w.config.memory / 2:
-            http2_grow(&t.h2, v.h2, 2 * target, &w.h2)
+            http2_grow(&t.h2, v.h2, more, &w.h2)
     v.received = 0
     v.window_us = w.reactor.now_us
 
@@ -290,8 +291,7 @@ cdef void stream_credit(Worker *w, Conn *v) noexcept nogil:
         return
     if http2_drained(&t.h2, v.h2, due, &w.h2):
         v.owed -= due
-        if waits == 0:
-            grow(w, v, due)
+        grow(w, v, due)
     frames_end(w, t)
 
 

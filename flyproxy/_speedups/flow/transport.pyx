@@ -266,6 +266,8 @@ cdef void opened(Worker *w, Transport *t) noexcept nogil:
     if t.open:
         return
     t.open = 1
+    if t.role != TR_VM:
+        ask(w, t)                       # windows grow by round trips, so the first one is measured at once
     if t.role != TR_SERVER:
         backhaul_opened(w, t)
 

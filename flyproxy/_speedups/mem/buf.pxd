@@ -5,7 +5,8 @@ from libc.string cimport memcpy
 
 cdef enum:
     BUF_MIN_SHIFT = 11          # 2 KiB
-    BUF_CLASSES = 15            # up to 32 MiB: twice the largest limit `buffer`, for what comes on top of it
+    BUF_CLASSES = 15
+    BUF_MAX = 32 << 20          # twice the largest limit `buffer`, for what comes on top of it
 
 cdef struct Pool:
     void *free_head[BUF_CLASSES]

@@ -6,6 +6,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memmove, memset
 
+cdef enum:
+    CHEAP = 256 << 10           # bytes to move that nobody notices
+
 
 cdef inline uint32_t class_of(uint32_t cap) noexcept nogil:
     cdef uint32_t k = 0
@@ -71,7 +74,8 @@ cdef int buf_room(Pool *pool, Buf *b, uint32_t n) noexcept nogil:
     cdef uint32_t length = b.end - b.start
     if b.data == NULL:
         return buf_take(pool, b, n)
-    if b.cap - length >= n:
+    # Much is moved only when as much has been taken out since: else a nearly full buffer would move at every append.
+    if b.cap - length >= n and (length <= CHEAP or b.start >= length or b.cap == BUF_MAX):
         memmove(b.data, b.data + b.start, length)
         b.start = 0
         b.end = length

@@ -3,12 +3,14 @@
 #
 #   sender    left falls with every byte sent and rises with WINDOW_UPDATE
 #   receiver  left falls with every byte received; what its reader has drained is owed, and goes back as one
-#             WINDOW_UPDATE once half of the target is owed, so that updates stay rare
+#             WINDOW_UPDATE once enough is owed, so that updates stay rare: 32 KB, or a sixteenth of a large window.
+#             What is owed and not given back is missing on a long way, where the whole window comes in one burst
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 cdef enum:
     WINDOW_MAX = 0x7FFFFFFF
     WINDOW_DEFAULT = 65535
+    UPDATE_LEAST = 32767        # half of the default window
 
 cdef struct Receiving:
     int32_t left
@@ -34,10 +36,15 @@ cdef inline int receiving_take(Receiving *w, uint32_t n) noexcept nogil:
     w.left -= <int32_t>n
     return 1
 
+cdef inline uint32_t receiving_least(const Receiving *w) noexcept nogil:
+    cdef uint32_t half = w.target >> 1
+    cdef uint32_t least = w.target >> 4 if w.target >> 4 > UPDATE_LEAST else UPDATE_LEAST
+    return half if half < least else least
+
 # n bytes were drained. The increment that is due now, 0: none.
 cdef inline uint32_t receiving_drained(Receiving *w, uint32_t n) noexcept nogil:
     cdef uint32_t due = w.owed + n
-    if due < (w.target >> 1) or due == 0:
+    if due < receiving_least(w) or due == 0:
         w.owed = due
         return 0
     w.owed = 0
