@@ -123,6 +123,11 @@ bench-distance: build ## throughput over a way of 100 ms, beside raw TCP; ROUNDS
 	@scripts/bootstrap bench
 	PYTHONPATH=. $(PY) bench/distance.py --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS),5)
 
+.PHONY: bench-fairness
+bench-fairness: build ## riders of one transport, alone and beside others in pairs, beside HAProxy; PAIRS=7 SECONDS=2
+	@scripts/bootstrap bench
+	PYTHONPATH=. $(PY) bench/fairness.py --pairs $(or $(PAIRS),7) --seconds $(or $(SECONDS),2)
+
 .PHONY: bench-micro
 bench-micro: build ## parsing, rewriting, choosing, tables: pytest-benchmark
 	$(PY) -m pytest -q --benchmark-only --benchmark-columns=min,median,ops --timeout=0 bench/micro
