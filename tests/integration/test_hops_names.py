@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -222,3 +224,27 @@ def test_an_abort_frees_the_stream_at_once_and_the_machine_sees_it(
     transport.flush()
     assert ended.wait(AT_ONCE_S)
     far.wait_no_streams()
+
+
+def resident(pid: int) -> int:
+    """Anonymous bytes of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+
+def test_an_idle_transport_holds_at_most_16_kb(far: FarHost, web: str) -> None:
+    """Of memory in user space, after requests in both directions; the first ones settle what a worker needs anyway."""
+    (worker,) = far.daemon.workers()
+    with ExitStack() as stack:
+
+        def open_some(count: int) -> int:
+            for _ in range(count):
+                transport = far.transport()
+                stack.enter_context(transport.wire)
+                for _ in range(3):
+                    assert transport.get(edge.get("web", web, PORT))[":status"] == "200"
+            far.wait_no_streams()
+            return resident(worker)
+
+        before = open_some(20)
+        assert (open_some(100) - before) / 100 <= 16 << 10
