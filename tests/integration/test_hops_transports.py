@@ -33,11 +33,12 @@ def start() -> Iterator[Start]:
     """Starts the edge yyz-1 and the worker host dfw-1; they end with the module."""
     made: list[Regions] = []
 
-    def one(slots: int = 1, **backhaul: Any) -> Regions:
-        workers = {"count": 1, "slots": slots}
-        made.append(Regions("yyz", "dfw", roles=ROLES, workers=workers, backhaul=backhaul, allowed=["mesh-not-direct"]))
-        made[-1].start().meet()
-        return made[-1]
+    def one(slots: int = 1, limits: dict[str, str] | None = None, **backhaul: Any) -> Regions:
+        settings: dict[str, Any] = {"workers": {"count": 1, "slots": slots}, "limits": limits or {}}
+        regions = Regions("yyz", "dfw", roles=ROLES, backhaul=backhaul, allowed=["mesh-not-direct"], **settings)
+        regions.start().meet()
+        made.append(regions)
+        return regions
 
     yield one
     for regions in made:
@@ -188,6 +189,27 @@ def test_a_reader_that_stalls_holds_little_memory_and_slows_nobody(plain: Region
     assert max(held) < readers * (4 << 20), "a window and a buffer each, of an answer of 256 MiB"
     assert beside < alone + 0.1, f"{beside * 1e3:.2f} ms beside them, {alone * 1e3:.2f} ms alone"
     wait_counted(plain, "streams", 0)
+
+
+def test_what_all_windows_have_grown_is_bounded_and_leaves_room_for_others(start: Start, vm: ScriptedVM) -> None:
+    """Readers that are fast at first, so that their windows grow, and then stall. A quarter of `memory` is for them."""
+    limit, readers = 16 << 20, 30
+    regions = start(limits={"memory": f"{limit >> 20}MiB"})
+    regions.add_app("web", {"dfw": [vm.address]}, hostnames=["web.localhost"])
+    edge, path = regions["yyz"], vm.route(flood)
+    before = memory(edge)
+    clients = [edge.client() for _ in range(readers)]
+    for client in clients:
+        client.request(target=path)
+        assert client.exactly(4 << 20).startswith(b"HTTP/1.1 200")
+    assert edge.metric("flyproxy_limit_reached_total", limit="windows") > 0
+    held = steady(lambda: memory(edge)) - before
+    assert held < limit
+    with edge.client() as client:
+        assert client.get().status == 200
+    for one in clients:
+        one.reset()
+    wait_counted(regions, "streams", 0)
 
 
 def test_a_stalled_rider_does_not_hold_up_a_large_answer(plain: Regions, vm: ScriptedVM) -> None:

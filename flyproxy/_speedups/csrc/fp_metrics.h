@@ -39,6 +39,7 @@ static const fp_family FP_FAMILIES[] = {
 static const char *const FP_LIMIT_NAMES[] = {
     "head", "headers", "target", "trailers", "chunk_extension", "pipelined", "buffer", "connections", "app_connections",
     "memory", "body_rate", "queue", "hard_limit", "files", "series", "pipes", "streams", "hellos",
+    "windows",
 };
 static const char *const FP_RETRY_NAMES[] = {"stale", "refused", "connect_timeout", "reset", "host"};
 static const char *const FP_MEMORY_NAMES[] = {"buffers", "connections", "pipes"};

@@ -8,6 +8,8 @@ from flyproxy._speedups.proto.http2 cimport H2Event
 cdef Conn *stream_open(Worker *w, Transport *t, int vm_side) noexcept nogil
 # Called by conn_close: resets what is not over, gives the stream back.
 cdef void stream_leave(Worker *w, Conn *v) noexcept nogil
+# Its HTTP/2 side is over for us, whatever the peer thinks.
+cdef void stream_release(Worker *w, Conn *v) noexcept nogil
 # The outbox, in order; what the windows do not take now waits in `out`. 0, or a positive errno.
 cdef int stream_write(Worker *w, Conn *v) noexcept nogil
 # Nothing more comes: the last byte ends the stream, that of the outbox if there is one (`more`), which must be written

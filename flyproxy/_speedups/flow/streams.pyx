@@ -4,7 +4,8 @@ the exchange by the transport that carries it.
 Back-pressure: bytes for a stream without window wait in ``Conn.out``, and whoever produces them looks there first.
 Bytes from a stream are given back as window only when their sink has taken them, so what a slow reader can make us hold
 is one stream window. That begins with 64 KB and doubles when the reader has taken a whole one within two round trips:
-so it comes to rest between the reader's rate times the round trip and four times that.
+so it comes to rest between the reader's rate times the round trip and four times that. What all windows of a worker
+have grown is bounded, and each step takes at most an eighth of what is left: early streams leave room for later ones.
 """
 
 from libc.errno cimport ECONNRESET, ENOMEM
@@ -33,12 +34,15 @@ from flyproxy._speedups.proto.http2 cimport (
     http2_release, http2_reset, http2_sendable, http2_stalled, http2_trailers,
 )
 from flyproxy._speedups.proto.relay_head cimport relay_trailer_fields
+from flyproxy._speedups.shm.counters cimport LIM_WINDOWS
 
 cdef enum:
     FRAMES_MAX = 64 << 10       # bytes of frames collected before a write; more data waits its turn
     FRAME_ROOM = 16384          # peers never announce a smaller frame
     RESET_ROOM = 256
-    WINDOW_MOST = (32 << 20) - (128 << 10)  # a stalled client makes us hold that much: the largest buffer, less one read
+    WINDOW_MOST = (32 << 20) - (128 << 10)  # a stalled client makes us hold that much: the largest buffer, less a read
+    WINDOWS_MOST = 256 << 20    # by which all windows of a worker may have grown
+    STEP_PART = 8               # of what is left of that, for one step of one stream
     GROW_FLOOR_US = 2000        # a round trip is taken to be at least so long
 
 
@@ -69,16 +73,22 @@ cdef inline int over(const Conn *v) noexcept nogil:
     return v.h2.state >= ST_CLOSED
 
 
-cdef void stream_leave(Worker *w, Conn *v) noexcept nogil:
+cdef void stream_release(Worker *w, Conn *v) noexcept nogil:
     cdef Transport *t = v.carrier
     if v.h2 != NULL:
-        if not over(v) and frames_begin(w, t, RESET_ROOM):
-            # RFC 9113 8.1: after a whole answer the rest of the request is not wanted, which is no error.
-            http2_reset(&t.h2, v.h2, NO_ERROR if v.flags & CF_END_SENT and not v.vm_side else CANCEL, &w.h2)
-            frames_end(w, t)
+        w.windows -= v.h2.receiving.target - t.h2.config.stream_window
         v.h2.owner = NULL
         http2_release(&t.h2, v.h2)
         v.h2 = NULL
+
+
+cdef void stream_leave(Worker *w, Conn *v) noexcept nogil:
+    cdef Transport *t = v.carrier
+    if v.h2 != NULL and not over(v) and frames_begin(w, t, RESET_ROOM):
+        # RFC 9113 8.1: after a whole answer the rest of the request is not wanted, which is no error.
+        http2_reset(&t.h2, v.h2, NO_ERROR if v.flags & CF_END_SENT and not v.vm_side else CANCEL, &w.h2)
+        frames_end(w, t)
+    stream_release(w, v)
     if v.link_prev != NULL:
         v.link_prev.link_next = v.link_next
     else:
@@ -262,18 +272,27 @@ cdef uint32_t held(const Conn *v) noexcept nogil:
     return buf_len(&v.in_) + (buf_len(&x.up.out) if x.up != NULL else 0)
 
 
+cdef void widen(Worker *w, Conn *v, uint32_t target) noexcept nogil:
+    cdef uint64_t most = WINDOWS_MOST
+    cdef uint64_t more = target if 2 * target < WINDOW_MOST else WINDOW_MOST - target
+    if w.config.memory and w.config.memory / 4 < most:
+        most = w.config.memory / 4      # a buffer may be twice as large as what it holds
+    if w.windows + more * STEP_PART > most:
+        w.counters.limits[LIM_WINDOWS] += 1
+    elif http2_grow(&v.carrier.h2, v.h2, target + <uint32_t>more, &w.h2):
+        w.windows += more
+
+
 # A whole window within two round trips: the window may be what limits the stream.
 cdef void grow(Worker *w, Conn *v, uint32_t drained) noexcept nogil:
     cdef Transport *t = v.carrier
     cdef uint32_t target = v.h2.receiving.target
-    cdef uint32_t more = 2 * target if 2 * target < WINDOW_MOST else WINDOW_MOST
     cdef uint64_t trip = t.rtt_us if t.rtt_us > GROW_FLOOR_US else GROW_FLOOR_US
     v.received += drained
     if v.received < target:
         return
     if target < WINDOW_MOST and w.reactor.now_us - v.window_us < 2 * trip:
-        if not w.config.memory or w.pool.used + target < w.config.memory / 2:
-            http2_grow(&t.h2, v.h2, more, &w.h2)
+        widen(w, v, target)
     v.received = 0
     v.window_us = w.reactor.now_us
 

@@ -23,7 +23,7 @@ from flyproxy._speedups.flow.retry cimport (
     F_CONNECT_TIMEOUT, F_HOST_UNREACHABLE, F_NO_HTTP2, F_RESET, F_TRANSPORT_LOST, attempt_failed,
     attempt_refused,
 )
-from flyproxy._speedups.flow.streams cimport stream_data, streams_fill
+from flyproxy._speedups.flow.streams cimport stream_data, stream_release, streams_fill
 from flyproxy._speedups.flow.tunnel cimport tunnel_broken
 from flyproxy._speedups.flow.vm_http2 cimport vm_connected, vm_forget
 from flyproxy._speedups.flow.worker cimport (
@@ -38,7 +38,7 @@ from flyproxy._speedups.proto.head cimport HEADERS_CAP, Header
 from flyproxy._speedups.proto.http2 cimport (
     EV_DATA, EV_ERROR, EV_GOAWAY, EV_NONE, EV_PONG, EV_REQUEST, EV_RESET, EV_RESPONSE, EV_SETTINGS, EV_TRAILERS,
     EV_WINDOW, H2_ARENA, H2_CONTROL_ROOM, H2Config, H2Event, H2Stream, http2_clear, http2_drain, http2_drain_end,
-    http2_init, http2_ping, http2_read, http2_ready, http2_release, http2_start,
+    http2_init, http2_ping, http2_read, http2_ready, http2_start,
 )
 from flyproxy._speedups.proto.http2_window cimport WINDOW_MAX
 
@@ -128,10 +128,7 @@ cdef void lose_stream(Worker *w, Transport *t, Conn *v, int failure) noexcept no
     cdef Exchange *x = v.x
     if v.state != US_CONNECTING:
         failure = F_TRANSPORT_LOST if t.dead and t.role == TR_HOST else F_RESET
-    if v.h2 != NULL:
-        v.h2.owner = NULL
-        http2_release(&t.h2, v.h2)
-        v.h2 = NULL
+    stream_release(w, v)
     if x == NULL:
         conn_close(w, v)
     elif x.phase == PH_TUNNEL:
@@ -266,8 +263,6 @@ cdef void opened(Worker *w, Transport *t) noexcept nogil:
     if t.open:
         return
     t.open = 1
-    if t.role != TR_VM:
-        ask(w, t)                       # windows grow by round trips, so the first one is measured at once
     if t.role != TR_SERVER:
         backhaul_opened(w, t)
 

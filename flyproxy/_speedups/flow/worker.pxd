@@ -356,6 +356,7 @@ cdef struct Worker:
     uint32_t downs              # client connections open
     uint32_t ups
     uint32_t hellos             # connections of other proxies whose hello is awaited
+    uint64_t windows            # bytes by which the windows of streams have grown
     uint32_t files_max          # connections beyond which no more are accepted; the rest is for VMs
     uint32_t retry_tokens       # in tenths of a retry
     uint64_t xorshift

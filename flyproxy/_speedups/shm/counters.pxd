@@ -59,6 +59,7 @@ cdef enum:                      # Limit: flyproxy_limit_reached_total{limit=...}
     LIM_PIPES
     LIM_STREAMS
     LIM_HELLOS
+    LIM_WINDOWS
     LIM_COUNT
 
 cdef enum:                      # Retry: flyproxy_retries_total{reason=...}

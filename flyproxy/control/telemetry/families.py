@@ -45,7 +45,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("flyproxy_requests_total", "counter", ("worker",), "requests whose head was read"),
     Family("flyproxy_errors_total", "counter", ("code",), "answers and closes by the proxy itself, by error code"),
     Family("flyproxy_limit_reached_total", "counter", ("limit",),
-           "times that a limit was reached: of flyproxy.toml, or streams and hellos between hosts"),
+           "times that a limit was reached: of flyproxy.toml, or streams, windows and hellos between hosts"),
     Family("flyproxy_retries_total", "counter", ("reason",), "requests sent to a machine again, by reason"),
     Family("flyproxy_worker_restarts_total", "counter", ("reason",), "unplanned restarts of processes, by reason"),
     Family("flyproxy_worker_memory_bytes", "gauge", ("kind",), "bytes held by the workers' engines, by what for"),
