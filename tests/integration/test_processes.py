@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.integration.steady_load import SteadyLoad
-from tests.kit.daemon import ProxyDaemon, free_port, toml
+from tests.kit.daemon import ProxyDaemon, command_line, free_port, toml
 from tests.kit.vm import ScriptedVM, Seen, VMConnection
 from tests.kit.wait import stand_still, until
 
@@ -142,15 +142,7 @@ def test_a_generation_that_never_gets_ready_changes_nothing(proxy: ProxyDaemon) 
 
 def newcomers(daemon: ProxyDaemon, known: set[int]) -> list[int]:
     """Living children of the master that run the worker's program and are not ``known``."""
-    found = []
-    for pid in daemon.processes():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"flyproxy.worker" in command and pid not in known:
-            found.append(pid)
-    return found
+    return [pid for pid in daemon.processes() if b"flyproxy.worker" in command_line(pid) and pid not in known]
 
 
 def test_a_graceful_end_finishes_requests_and_a_quick_one_does_not(
@@ -206,7 +198,7 @@ def test_a_killed_master_costs_nothing_and_the_next_one_takes_over(lonely: Proxy
 
 def test_every_process_says_what_it_is(proxy: ProxyDaemon) -> None:
     def titles() -> set[str]:
-        found = (Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in proxy.processes())
+        found = (command_line(pid).rstrip(b"\0").decode() for pid in proxy.processes())
         return set(found)
 
     with proxy.client() as client:
