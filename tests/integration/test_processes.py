@@ -19,6 +19,7 @@ from tests.kit.vm import ScriptedVM, Seen, VMConnection
 from tests.kit.wait import stand_still, until
 
 CLIENTS = 4
+CALM_S = 0.02  # between two requests of a client, where the load lasts for many seconds
 ACCIDENTS = ["respawn", "exited", "suspect", "recovered", "killing", "stuck", "reload-refused", "not-json"]
 
 
@@ -66,6 +67,7 @@ def test_reloads_lose_no_request(proxy: ProxyDaemon, keep: bool) -> None:
     assert {row["generation"] for row in ready(proxy)} == {4}
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_a_killed_worker_loses_only_what_was_in_flight_on_it(proxy: ProxyDaemon) -> None:
     with SteadyLoad(proxy, CLIENTS, keep=False) as load:
         for _ in range(3):
@@ -77,6 +79,7 @@ def test_a_killed_worker_loses_only_what_was_in_flight_on_it(proxy: ProxyDaemon)
     assert load.slowest < 1.0
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_a_stopped_worker_delays_no_connect_and_is_replaced(proxy: ProxyDaemon) -> None:
     victim = ready(proxy)[0]["pid"]
     with SteadyLoad(proxy, CLIENTS, keep=False) as load:
@@ -126,7 +129,7 @@ def settled(daemon: ProxyDaemon, count: int) -> bool:
 
 def test_a_generation_that_never_gets_ready_changes_nothing(proxy: ProxyDaemon) -> None:
     before = {row["pid"] for row in ready(proxy)}
-    with SteadyLoad(proxy, CLIENTS) as load:
+    with SteadyLoad(proxy, CLIENTS, pause=CALM_S) as load:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(20)
             line.connect(str(proxy.dir / "run" / "ctl.sock"))
