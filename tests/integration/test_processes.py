@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import daemons
 from tests.integration.steady_load import SteadyLoad
 from tests.kit.daemon import ProxyDaemon, command_line, free_port, toml
 from tests.kit.vm import ScriptedVM, Seen, VMConnection
@@ -21,6 +22,13 @@ from tests.kit.wait import stand_still, until
 CLIENTS = 4
 CALM_S = 0.02  # between two requests of a client, where the load lasts for many seconds
 ACCIDENTS = ["respawn", "exited", "suspect", "recovered", "killing", "stuck", "reload-refused", "not-json"]
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
+    """Daemons end with their test: nearly every one of this file has its own."""
+    with daemons() as start:
+        yield start
 
 
 @pytest.fixture
