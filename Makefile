@@ -5,6 +5,9 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 SOURCES := setup.py flyproxy/errors.py $(shell find flyproxy/_speedups -name '*.pyx' -o -name '*.pxd' -o -path '*/csrc/*.[ch]')
 
+# Where Python may keep no bytecode, every start of a process compiles what it imports: a quarter of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 DEMO_PORT ?= 8080
 DEMO_DIR ?= .demo
 
@@ -59,16 +62,14 @@ lint: build ## ruff, mypy, cython-lint, layering, stubs
 	$(PY) tests/guards/stubs.py
 
 .PHONY: test
-test: $(if $(ARGS),,test-hops) build ## everything but what is marked long, test-hops first; ARGS= for a part of it
+test: build ## everything but what is marked long, several files at a time; ARGS= for some of it
 	@scripts/bootstrap test
-	$(PY) -m pytest -q -m "not long" $(ARGS)
-
-HOPS := http bodies upgrade tcp vm_faults errors proxy_protocol timeouts limits queue engine_edges
+	$(PY) $(if $(ARGS),-m pytest -q -m "not long" $(ARGS),scripts/run_tests.py)
 
 .PHONY: test-hops
 test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul
 	@scripts/bootstrap test
-	FLYPROXY_TEST_HOPS=2 $(PY) -m pytest -q -m "not long and not one_host" $(HOPS:%=tests/integration/test_%.py)
+	$(PY) scripts/run_tests.py hops
 
 .PHONY: test-long
 test-long: build ## what is marked long, too

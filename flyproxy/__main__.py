@@ -45,6 +45,7 @@ def run(config: str | None, as_json: bool) -> None:
     import uvloop
 
     from flyproxy import log
+    from flyproxy.boot import leave
     from flyproxy.master.main import Master
 
     def read() -> Settings:
@@ -57,7 +58,7 @@ def run(config: str | None, as_json: bool) -> None:
     async def serve() -> int:
         return await Master(settings, read).run()
 
-    sys.exit(uvloop.run(serve()))
+    leave(uvloop.run(serve()))
 
 
 @main.command()

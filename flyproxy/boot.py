@@ -12,8 +12,9 @@ import base64
 import json
 import os
 import signal
+import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from flyproxy import log, privileges
 from flyproxy.channel import Channel, ChannelClosed
@@ -105,3 +106,11 @@ def settings_json(settings: Settings) -> dict[str, Any]:
 def settings_from(message: dict[str, Any]) -> Settings:
     """The reverse of settings_json."""
     return from_json(json.dumps(message).encode())
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process, whose work is done, at once: what it has the kernel takes back. An interpreter takes all its
+    modules apart before, which is a tenth of a second of CPU that a stop or a reload would wait for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -6,7 +6,7 @@ Inputs and outputs end at an unmapped page. For tests only.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect
+from flyproxy._speedups._testing_area cimport area_end, area_put
 from flyproxy._speedups.mem.buf cimport Pool, pool_clear, pool_init
 from flyproxy._speedups.mem.slab cimport Slab, slab_clear, slab_init
 from flyproxy._speedups.proto.answer cimport error_by_code as c_error_by_code
@@ -28,7 +28,6 @@ from flyproxy._speedups.proto.relay_head cimport (
 
 cdef enum:
     PAGE = 4096
-    AREA = 1 << 20              # bytes of input or output at most
     OUT = 1 << 18
     ARENA = H2_ARENA + (1 << 18)
 
@@ -44,23 +43,12 @@ cdef Header[HEADERS_CAP] fields
 cdef char *arena = <char *>malloc(ARENA)
 
 
-cdef char *new_area() except NULL:
-    """AREA bytes whose next page faults on any access."""
-    cdef void *p = mmap(NULL, AREA + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if p == MAP_FAILED or mprotect(<char *>p + AREA, PAGE, PROT_NONE) != 0:
-        raise MemoryError("mmap of a guarded test area failed")
-    return <char *>p + AREA
-
-
-cdef char *input_end = new_area()
-cdef char *output_end = new_area()
+cdef char *input_end = area_end()
+cdef char *output_end = area_end()
 
 
 cdef const char *placed(bytes data) except NULL:
-    if len(data) > AREA:
-        raise ValueError(f"at most {AREA} bytes")
-    memcpy(input_end - len(data), <const char *>data, len(data))
-    return input_end - len(data)
+    return area_put(input_end, data)
 
 
 cdef const uint8_t *key_of(bytes key) except NULL:

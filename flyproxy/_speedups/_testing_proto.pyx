@@ -1,8 +1,8 @@
 """The test door of proto/: every codec on bytes, each input and output ending at an unmapped page. For tests only."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect
+from libc.string cimport memset
+from flyproxy._speedups._testing_area cimport area_end, area_put, area_room
 from flyproxy._speedups.errors cimport ERR_COUNT
 from flyproxy._speedups.proto.address cimport address_parse_v4, address_parse_v6
 from flyproxy._speedups.proto.answer cimport (
@@ -28,10 +28,6 @@ from flyproxy._speedups.proto.proxy_protocol cimport (
 )
 from flyproxy._speedups.proto.text cimport put_base32
 
-cdef enum:
-    PAGE = 4096
-    AREA = 1 << 21              # bytes of input or output at most
-
 METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT")
 REQUEST_FLAGS = ("keep_alive", "chunked", "expect", "upgrade", "te_trailers", "websocket", "idempotent")
 RESPONSE_FLAGS = ("keep_alive", "chunked", "until_close", "no_body", "switched")
@@ -40,31 +36,16 @@ cdef RequestHead request_head       # one at a time: these functions hold the GI
 cdef ResponseHead response_head
 
 
-cdef char *new_area() except NULL:
-    """AREA bytes whose next page faults on any access."""
-    cdef void *p = mmap(NULL, AREA + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if p == MAP_FAILED or mprotect(<char *>p + AREA, PAGE, PROT_NONE) != 0:
-        raise MemoryError("mmap of a guarded test area failed")
-    return <char *>p + AREA
-
-
-cdef char *input_end = new_area()
-cdef char *output_end = new_area()
+cdef char *input_end = area_end()
+cdef char *output_end = area_end()
 
 
 cdef const char *placed(bytes data) except NULL:
-    if len(data) > AREA:
-        raise ValueError(f"at most {AREA} bytes")
-    memcpy(input_end - len(data), <const char *>data, len(data))
-    return input_end - len(data)
+    return area_put(input_end, data)
 
 
 cdef char *room(Py_ssize_t n) except NULL:
-    """n writable bytes before the unmapped page, filled with a byte that no head holds."""
-    if not 0 <= n <= AREA:
-        raise ValueError(f"0 to {AREA} bytes")
-    memset(output_end - n, 0, n)
-    return output_end - n
+    return area_room(output_end, n)
 
 
 cdef Slice slice_of(bytes text):

@@ -1,7 +1,6 @@
 """``python -m flyproxy.control``: started by the master, never by hand."""
 
-import sys
-
+from flyproxy.boot import leave
 from flyproxy.control.main import main
 
-sys.exit(main())
+leave(main())

@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 import setproctitle
@@ -140,6 +139,4 @@ def main() -> int:
     """The process."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True, chain=False)
-    status = uvloop.run(run())
-    sys.stderr.flush()
-    return status
+    return uvloop.run(run())

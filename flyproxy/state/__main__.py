@@ -1,7 +1,6 @@
 """``python -m flyproxy.state``: started by the master, never by hand."""
 
-import sys
-
+from flyproxy.boot import leave
 from flyproxy.state.main import main
 
-sys.exit(main())
+leave(main())

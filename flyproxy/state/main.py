@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import faulthandler
 import signal
-import sys
 
 import setproctitle
 import uvloop
@@ -140,6 +139,4 @@ def main() -> int:
     """The process."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True, chain=False)
-    status = uvloop.run(run())
-    sys.stderr.flush()
-    return status
+    return uvloop.run(run())

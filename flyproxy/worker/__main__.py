@@ -1,7 +1,6 @@
 """``python -m flyproxy.worker``: started by the master, never by hand."""
 
-import sys
-
+from flyproxy.boot import leave
 from flyproxy.worker.main import main
 
-sys.exit(main())
+leave(main())

@@ -12,7 +12,6 @@ import contextlib
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -235,6 +234,4 @@ def main() -> int:
     """The process."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True, chain=False)
-    status = uvloop.run(run())
-    sys.stderr.flush()
-    return status
+    return uvloop.run(run())

@@ -154,6 +154,7 @@ def test_colour_on_a_terminal_and_not_with_no_color(nowhere, ctl):
     assert "\x1b[" not in ctl(*nowhere, "status").err
 
 
+@pytest.mark.alone("how long a command takes")
 def test_the_first_output_comes_within_300_ms():
     """Best of five, so that a busy machine does not count. Imports are the whole cost."""
     def once():

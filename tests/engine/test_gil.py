@@ -2,6 +2,8 @@
 
 import ctypes
 
+import pytest
+
 from tests.engine.kit import VM, child, running
 
 CLIENT = """
@@ -26,6 +28,7 @@ CLIENT = """
 HELD_US = 2_000_000
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_traffic_flows_while_the_gil_is_held_for_two_seconds():
     with child(VM) as vm, running(int(vm.stdout.readline())) as proxy, child(CLIENT, str(proxy.port)) as client:
         assert client.stdout.readline() == "begun\n"

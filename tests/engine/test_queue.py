@@ -144,7 +144,7 @@ def test_engine_lives_while_several_wait_for_connections_that_another_worker_kee
     vm: HoldingVM, start: Callable[..., Workers]
 ) -> None:
     """Worker 1 holds idle connections of a service that had no limit yet; nobody can make room for worker 0."""
-    workers = start(2, upstream_idle=6.0)
+    workers = start(2, upstream_idle=3.0)
     idlers = [workers.ask(1) for _ in range(2)]
     for _ in idlers:
         assert vm.arrived.acquire(timeout=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,9 @@ KIND = TwoHops if os.environ.get("FLYPROXY_TEST_HOPS") == "2" else ProxyDaemon
 FILES = 4096  # open files that the tests' own sockets need
 
 
-@pytest.fixture(scope="module")
-def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
-    """Starts daemons (arguments of ProxyDaemon); each must end cleanly with the module."""
+@contextlib.contextmanager
+def daemons() -> Iterator[Callable[..., ProxyDaemon]]:
+    """Starts daemons (arguments of ProxyDaemon); each must end cleanly with the block."""
     mine: list[ProxyDaemon] = []
 
     def start(*args: Any, **settings: Any) -> ProxyDaemon:
@@ -38,6 +39,13 @@ def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
         except AssertionError as error:
             problems.append(str(error))
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="module")
+def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
+    """Starts daemons that end with the module."""
+    with daemons() as start:
+        yield start
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,18 @@ PAUSE_S = 0.002  # between two requests of one client: a steady load, not the la
 
 
 class SteadyLoad:
-    """``clients`` threads, each with one request at a time: on a kept connection, or a new one for each request.
+    """``clients`` threads, each with one request at a time: on a kept connection, or a new one for each request; then
+    it pauses for ``pause`` seconds.
 
     A request is lost when it gets no whole 200. Waits are in seconds, from before the connect to the end of the answer.
     """
 
-    def __init__(self, daemon: ProxyDaemon, clients: int = 4, keep: bool = True, host: str = "web.localhost") -> None:
+    def __init__(
+        self, daemon: ProxyDaemon, clients: int = 4, keep: bool = True, host: str = "web.localhost",
+        pause: float = PAUSE_S,
+    ) -> None:  # fmt: skip
         self.address = daemon.address()
-        self.host, self.keep = host, keep
+        self.host, self.keep, self.pause = host, keep, pause
         self.answered = 0
         self.slowest = 0.0
         self.lost: list[str] = []
@@ -51,7 +55,7 @@ class SteadyLoad:
 
     def _run(self) -> None:
         client: RawClient | None = None
-        while not self._stop.wait(PAUSE_S):
+        while not self._stop.wait(self.pause):
             begun = time.monotonic()
             try:
                 client = client or RawClient(self.address, 8.0)

@@ -67,6 +67,7 @@ def back(daemon: ProxyDaemon) -> None:
     daemon.start()
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_a_host_that_is_killed_loses_what_it_had_in_flight_and_is_used_again_when_it_is_back(
     regions: Regions, edge: ProxyDaemon, vms: dict[str, ScriptedVM]
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_host_that_is_killed_loses_what_it_had_in_flight_and_is_used_again_whe
     assert load.slowest < 1.0
 
 
+@pytest.mark.alone("how long a request waits at most")
 @pytest.mark.parametrize(("number", "slowest"), [(signal.SIGKILL, 1.0), (signal.SIGSTOP, DEAD_S)])
 def test_a_worker_of_a_host_that_dies_or_hangs_is_found_and_replaced(
     regions: Regions, edge: ProxyDaemon, vms: dict[str, ScriptedVM], number: int, slowest: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from flyproxy._speedups import _testing_backhaul as backhaul
 from flyproxy._speedups.shm.closeness import Closeness
 from tests.kit.bulk import MEMFD, View
 from tests.kit.daemon import free_port
+from tests.kit.region import halted, role_of
 from tests.kit.twohops import ADDRESS, EDGE, FAR, TwoHops
 from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection
 from tests.kit.wait import stand_still, until
@@ -62,16 +62,6 @@ def echo(conn: VMConnection, _: Seen) -> str:
     return CLOSE
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """What happens meanwhile it finds all at once."""
-    stand_still(pid)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 # -- what may be repeated
 
 
@@ -99,7 +89,7 @@ def test_a_small_upload_finds_the_machine_that_works(hops: Callable[..., TwoHops
     with daemon.client() as client:
         assert client.get().status == 200
         for _ in range(4):
-            with stopped(daemon.far.workers()[0]):
+            with halted(daemon.far.workers()[0]):
                 head = b"POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
                 client.send(head + body[:200])
                 time.sleep(0.1)  # the head goes its way alone
@@ -239,7 +229,7 @@ class Peer:
 def test_a_peer_that_leaves_at_its_hello_leaves_nothing_behind(pair: TwoHops) -> None:
     peer = Peer(pair, hello=False)
     before = pair.far.metric("flyproxy_backhaul_transports")
-    with stopped(pair.far.workers()[0]):
+    with halted(pair.far.workers()[0]):
         peer.sock.sendall(peer.hello)
         peer.reset()
     time.sleep(1.5)  # transports are counted once a second
@@ -271,9 +261,7 @@ def relay(vm: ScriptedVM) -> Iterator[TwoHops]:
     daemon.add_app("web", machines=[vm.address], hostnames=["web.localhost"])
     newest = daemon.ctl("status")["revision"]
     until(lambda: third.status()["revision"] >= newest, "the third host knows the app", 20)
-    control = next(
-        pid for pid in daemon.processes() if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"flyproxy: control")
-    )
+    control = role_of(daemon, "control")
     stand_still(control)
     fds = {
         os.readlink(link).removesuffix(" (deleted)").removeprefix(MEMFD): os.open(link, os.O_RDWR)

@@ -13,13 +13,22 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import daemons
 from tests.integration.steady_load import SteadyLoad
-from tests.kit.daemon import ProxyDaemon, free_port, toml
+from tests.kit.daemon import ProxyDaemon, command_line, free_port, toml
 from tests.kit.vm import ScriptedVM, Seen, VMConnection
 from tests.kit.wait import stand_still, until
 
 CLIENTS = 4
+CALM_S = 0.02  # between two requests of a client, where the load lasts for many seconds
 ACCIDENTS = ["respawn", "exited", "suspect", "recovered", "killing", "stuck", "reload-refused", "not-json"]
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[Callable[..., ProxyDaemon]]:
+    """Daemons end with their test: nearly every one of this file has its own."""
+    with daemons() as start:
+        yield start
 
 
 @pytest.fixture
@@ -66,6 +75,7 @@ def test_reloads_lose_no_request(proxy: ProxyDaemon, keep: bool) -> None:
     assert {row["generation"] for row in ready(proxy)} == {4}
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_a_killed_worker_loses_only_what_was_in_flight_on_it(proxy: ProxyDaemon) -> None:
     with SteadyLoad(proxy, CLIENTS, keep=False) as load:
         for _ in range(3):
@@ -77,6 +87,7 @@ def test_a_killed_worker_loses_only_what_was_in_flight_on_it(proxy: ProxyDaemon)
     assert load.slowest < 1.0
 
 
+@pytest.mark.alone("how long a request waits at most")
 def test_a_stopped_worker_delays_no_connect_and_is_replaced(proxy: ProxyDaemon) -> None:
     victim = ready(proxy)[0]["pid"]
     with SteadyLoad(proxy, CLIENTS, keep=False) as load:
@@ -126,7 +137,7 @@ def settled(daemon: ProxyDaemon, count: int) -> bool:
 
 def test_a_generation_that_never_gets_ready_changes_nothing(proxy: ProxyDaemon) -> None:
     before = {row["pid"] for row in ready(proxy)}
-    with SteadyLoad(proxy, CLIENTS) as load:
+    with SteadyLoad(proxy, CLIENTS, pause=CALM_S) as load:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(20)
             line.connect(str(proxy.dir / "run" / "ctl.sock"))
@@ -142,15 +153,7 @@ def test_a_generation_that_never_gets_ready_changes_nothing(proxy: ProxyDaemon) 
 
 def newcomers(daemon: ProxyDaemon, known: set[int]) -> list[int]:
     """Living children of the master that run the worker's program and are not ``known``."""
-    found = []
-    for pid in daemon.processes():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"flyproxy.worker" in command and pid not in known:
-            found.append(pid)
-    return found
+    return [pid for pid in daemon.processes() if b"flyproxy.worker" in command_line(pid) and pid not in known]
 
 
 def test_a_graceful_end_finishes_requests_and_a_quick_one_does_not(
@@ -206,7 +209,7 @@ def test_a_killed_master_costs_nothing_and_the_next_one_takes_over(lonely: Proxy
 
 def test_every_process_says_what_it_is(proxy: ProxyDaemon) -> None:
     def titles() -> set[str]:
-        found = (Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in proxy.processes())
+        found = (command_line(pid).rstrip(b"\0").decode() for pid in proxy.processes())
         return set(found)
 
     with proxy.client() as client:

@@ -133,31 +133,37 @@ def test_client_that_ends_at_once_still_gets_the_vms_words(tcp: ProxyDaemon, tal
         assert client.rest() == b"got 0 bytes"
 
 
-def test_reset_of_the_vm_is_a_reset_of_the_client(tcp: ProxyDaemon, talk: ScriptedVM) -> None:
+@pytest.mark.parametrize("first", [b"", b"some words"], ids=["silent", "after words"])
+def test_reset_of_the_vm_is_a_reset_of_the_client(tcp: ProxyDaemon, talk: ScriptedVM, first: bytes) -> None:
     def script(conn: VMConnection) -> None:
+        conn.exactly(1)
+        conn.send(first)
         conn.exactly(1)
         conn.reset()
 
     talk.on_connect = script
     with tcp.client("talk") as client:
         client.send(b"x")
-        client.assert_closed()
+        assert client.exactly(len(first)) == first
+        client.send(b"x")
+        with pytest.raises(ConnectionResetError):
+            client.sock.recv(1)
 
 
-def test_reset_of_the_client_ends_the_vm(tcp: ProxyDaemon, talk: ScriptedVM) -> None:
-    started, gone = threading.Event(), threading.Event()
+def test_reset_of_the_client_is_a_reset_of_the_vm(tcp: ProxyDaemon, talk: ScriptedVM) -> None:
+    ends: list[bool] = []
 
     def script(conn: VMConnection) -> None:
-        started.set()
+        conn.send(conn.exactly(1))
         conn.wait_end()
-        gone.set()
+        ends.append(conn.was_reset)
 
     talk.on_connect = script
     with tcp.client("talk") as client:
         client.send(b"x")
-        assert started.wait(10)
+        client.exactly(1)
         client.reset()
-        assert gone.wait(10)
+    assert until(lambda: ends, "the VM sees an end") == [True]
 
 
 @pytest.mark.parametrize("name", ["dead", "none"])

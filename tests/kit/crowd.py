@@ -13,16 +13,14 @@ import hashlib
 import re
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kit.server import Server, serve
+
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY = base64.b64encode(b"0123456789abcdef")
 ACCEPT = base64.b64encode(hashlib.sha1(KEY + GUID).digest())
@@ -41,27 +39,8 @@ def masked(payload: bytes) -> bytes:
 # -- the server
 
 
-class EchoServer:
-    """The server as a child process, from construction on; ``stop`` or a with block ends it."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kit.crowd", str(self.listener.fileno())],
-            cwd=ROOT, pass_fds=[self.listener.fileno()], stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        self.listener.close()
-
-    def __enter__(self) -> EchoServer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.stop()
+class EchoServer(Server):
+    """Echoes what a WebSocket says; who asks for none gets "ok"."""
 
 
 class _Served(asyncio.Protocol):
@@ -97,11 +76,6 @@ class _Served(asyncio.Protocol):
             b"Sec-WebSocket-Accept: " + accept + HEAD_END
         )
         self.open = True
-
-
-async def _serve(listener: socket.socket) -> None:
-    server = await asyncio.get_running_loop().create_server(_Served, sock=listener, backlog=4096)
-    await server.serve_forever()
 
 
 # -- the clients
@@ -234,7 +208,4 @@ class Crowd:
 
 
 if __name__ == "__main__":
-    import uvloop
-
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    serve(_Served)

@@ -52,6 +52,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def command_line(pid: int) -> bytes:
+    """Of a process, which may set it as its title; empty once it has ended: also while it is asked for."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class ProxyDaemon:
     """``listeners``: name to its table of flyproxy.toml; the address is 127.0.0.1 and a free port unless given, and no
     two may stand for the same service port on the same address. ``settings``: further tables."""
@@ -154,9 +162,7 @@ class ProxyDaemon:
         return below(self.process.pid) if self.process else []
 
     def workers(self) -> list[int]:
-        return [
-            pid for pid in self.processes() if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"flyproxy: worker")
-        ]
+        return [pid for pid in self.processes() if command_line(pid).startswith(b"flyproxy: worker")]
 
     # -- what it says
 

@@ -8,39 +8,17 @@ very request.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import subprocess
-import sys
-from pathlib import Path
-from types import TracebackType
 from typing import cast
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kit.server import Server, serve
+
 HEAD_END = b"\r\n\r\n"
 
 
-class Farm:
-    """The server as a child process, from construction on; ``stop`` or a with block ends it."""
+class Farm(Server):
+    """The machines; ``port`` is that of all."""
 
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("0.0.0.0", 0), backlog=1024)
-        self.port: int = self.listener.getsockname()[1]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kit.farm", str(self.listener.fileno())],
-            cwd=ROOT, pass_fds=[self.listener.fileno()], stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        self.listener.close()
-
-    def __enter__(self) -> Farm:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.stop()
+    host = "0.0.0.0"
 
 
 class _Machine(asyncio.Protocol):
@@ -60,13 +38,5 @@ class _Machine(asyncio.Protocol):
             self.transport.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
-async def _serve(listener: socket.socket) -> None:
-    server = await asyncio.get_running_loop().create_server(_Machine, sock=listener)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    import uvloop
-
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    serve(_Machine)

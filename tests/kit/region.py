@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.kit.bulk import View, write
-from tests.kit.daemon import ProxyDaemon
+from tests.kit.daemon import ProxyDaemon, command_line
 from tests.kit.far import Far, Link
 from tests.kit.netns import Host
 from tests.kit.wait import stand_still, until
@@ -134,8 +134,7 @@ class Regions:
 
 def role_of(daemon: ProxyDaemon, role: str) -> int:
     """The pid of its one process ``role``: master, state or control."""
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in daemon.processes()}
-    (pid,) = [pid for pid, title in titles.items() if title.startswith(f"flyproxy: {role}".encode())]
+    (pid,) = [pid for pid in daemon.processes() if command_line(pid).startswith(f"flyproxy: {role}".encode())]
     return pid
 
 

@@ -154,6 +154,7 @@ def test_children_are_in_sessions_of_their_own_so_that_ctrl_c_reaches_the_master
     assert all(os.getsid(pid) != mine for pid in pids)
 
 
+@pytest.mark.alone("how long a connect waits at most")
 def test_killed_workers_cost_no_connect_more_than_a_second(master: RunningMaster) -> None:
     with Hammer(master.addresses()[0]) as hammer:
         for _ in range(3):
@@ -167,6 +168,7 @@ def test_killed_workers_cost_no_connect_more_than_a_second(master: RunningMaster
     assert master.status()["restarts"] == {"killed": 3}
 
 
+@pytest.mark.alone("how long a connect waits at most")
 def test_a_worker_that_never_comes_back_leaves_its_slots_to_its_sibling(master: RunningMaster) -> None:
     master.behave("exit")
     os.kill(master.workers()[0]["pid"], signal.SIGKILL)
@@ -181,6 +183,7 @@ def test_a_worker_that_never_comes_back_leaves_its_slots_to_its_sibling(master: 
     assert sorted(len(row["slots"]) for row in master.workers()) == [2, 2]
 
 
+@pytest.mark.alone("how long a connect waits at most")
 def test_a_stopped_worker_loses_its_slots_and_is_dumped_killed_and_replaced(
     make_master: Callable[..., RunningMaster],
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -57,23 +58,24 @@ async def watching(store: StateStore, scope: str, cursor: Cursor | None = None) 
         await watched.close()
 
 
-class StoreConformance:
-    """``opened(place)`` opens a store on ``place``; two calls with one place see the same data."""
+class StoreConformance(ABC):
+    """Two stores opened on one place see the same data."""
 
     @pytest.fixture
     def place(self, tmp_path: Any) -> Any:
         return tmp_path
 
+    @abstractmethod
     def opened(self, place: Any) -> StateStore:
-        raise NotImplementedError
+        """A store on ``place``."""
 
-    def expire_cursors(self, store: StateStore) -> Coroutine[Any, Any, None]:
+    @abstractmethod
+    async def expire_cursors(self, store: StateStore) -> None:
         """Makes the store forget its tombstones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replace(self, place: Any) -> None:
         """Makes the store at ``place`` a new, empty one."""
-        raise NotImplementedError
 
     @contextlib.asynccontextmanager
     async def stores(self, place: Any, count: int = 1) -> AsyncIterator[list[StateStore]]:

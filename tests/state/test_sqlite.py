@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ class TestSqlite(StoreConformance):
     def opened(self, place: Any) -> SqliteStore:
         return SqliteStore(str(place / "state.db"))
 
-    def expire_cursors(self, store: StateStore) -> Coroutine[Any, Any, None]:
+    async def expire_cursors(self, store: StateStore) -> None:
         assert isinstance(store, SqliteStore)
-        return store.compact(keep=0)
+        await store.compact(keep=0)
 
     def replace(self, place: Path) -> None:
         for path in place.glob("state.db*"):
