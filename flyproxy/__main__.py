@@ -10,11 +10,11 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from flyproxy import __version__
+from flyproxy import __version__, installation
 from flyproxy.settings import DEFAULT_FILE, Settings, SettingsError, load, load_with_origins
 from flyproxy.toml_positions import Problem
 
@@ -40,6 +40,7 @@ def run(config: str | None, as_json: bool) -> None:
     """Run the daemon in the foreground.
 
     SIGHUP reloads the settings, SIGTERM ends gracefully, SIGINT (Ctrl-C) quickly; both end with status 0.
+    SIGUSR2 upgrades: this process becomes the flyproxy that is installed now, and no connection is lost.
     The log event "ready" (and READY=1 for systemd) means: table loaded, workers accepting.
     """
     import uvloop
@@ -47,6 +48,7 @@ def run(config: str | None, as_json: bool) -> None:
     from flyproxy import log
     from flyproxy.boot import leave
     from flyproxy.master.main import Master
+    from flyproxy.master.program import Program
 
     def read() -> Settings:
         settings = load(config, os.environ)
@@ -56,7 +58,7 @@ def run(config: str | None, as_json: bool) -> None:
     log.configure(settings.log, process="master")
 
     async def serve() -> int:
-        return await Master(settings, read).run()
+        return await Master(settings, read, Program.of_this_process(config)).run()
 
     leave(uvloop.run(serve()))
 
@@ -65,9 +67,11 @@ def run(config: str | None, as_json: bool) -> None:
 @_FILE
 @_JSON
 def check(config: str | None, as_json: bool) -> None:
-    """Check the settings, offline; every problem as FILE:LINE:COL: message."""
+    """Check the settings, offline, and that this installation is whole; problems as FILE:LINE:COL: message."""
     file = config or os.environ.get("FLYPROXY_CONFIG") or DEFAULT_FILE
     settings = _settings(lambda: _load_with_key(config), as_json)
+    if problem := installation.problem():
+        _fail("bad_installation", problem, installation.FOLDER, "install flyproxy again", as_json)
     if as_json:
         _print({"file": file, "listeners": len(settings.listeners), "problems": []})
     else:
@@ -78,8 +82,11 @@ def check(config: str | None, as_json: bool) -> None:
 @_JSON
 def version(as_json: bool) -> None:
     """Say the version."""
+    from flyproxy.master.handover import VERSION
+
     if as_json:
-        _print({"version": __version__, "python": platform.python_version(), "platform": platform.platform()})
+        _print({"version": __version__, "python": platform.python_version(), "platform": platform.platform(),
+                "handover": VERSION})  # fmt: skip
     else:
         click.echo(f"flyproxy {__version__}")
 
@@ -130,6 +137,14 @@ def _settings(read: Callable[[], Settings], as_json: bool) -> Settings:
             for problem in error.problems:
                 click.echo(str(problem), err=True)
         sys.exit(1)
+
+
+def _fail(code: str, message: str, where: str, fix: str, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_error({"code": code, "message": message, "where": where, "fix": fix})
+    else:
+        click.echo(f"{where}: {message}; {fix}", err=True)
+    sys.exit(1)
 
 
 def _settings_or_defaults() -> Settings:

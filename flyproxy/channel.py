@@ -91,6 +91,15 @@ class Channel:
                 _close_all(entry[1])
         return found
 
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    @property
+    def idle(self) -> bool:
+        """No message is half sent or half received: whoever holds a duplicate of the socket could go on with it."""
+        return not (self._queue or self._text or self._fds)
+
     def close(self) -> None:
         """Closes the socket and everything that still waits."""
         if self._sock.fileno() < 0:

@@ -20,6 +20,7 @@ NOUNS = {
     "status": "flyproxy.ctl.status",
     "workers": "flyproxy.ctl.workers",
     "reload": "flyproxy.ctl.reload",
+    "upgrade": "flyproxy.ctl.upgrade",
     "top": "flyproxy.ctl.top",
     "logs": "flyproxy.ctl.logs",
     "config": "flyproxy.ctl.config",

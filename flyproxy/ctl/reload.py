@@ -29,7 +29,7 @@ def command(run: Run, workers: bool, wait_drained: bool) -> None:
 def _show(output: Output, data: Mapping[str, Any]) -> None:
     changed = data.get("changed") or ()
     output.line(f"reloaded; changed: {', '.join(changed)}" if changed else "reloaded; no setting changed")
-    if restart := data.get("needs_restart"):
+    if restart := data.get("restart"):
         output.line(f"kept until flyproxy is restarted: {', '.join(restart)}")
     if (generation := data.get("generation")) is not None:
         output.line(f"workers of generation {generation} are serving")

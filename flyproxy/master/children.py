@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flyproxy.boot import EXIT_OK, MEANINGS
@@ -40,14 +41,20 @@ def child_environment() -> dict[str, str]:
 
 
 class Process:
-    """A started child. ``pidfd`` is readable once it has ended; then ``reap`` says how."""
+    """A child. ``pidfd`` is readable once it has ended; then ``reap`` says how: the exit status, >= 0 exited, < 0 the
+    negated signal."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], channel: Channel) -> None:
-        self.pid = popen.pid
-        self.pidfd = os.pidfd_open(popen.pid)
+    def __init__(self, pid: int, pidfd: int, channel: Channel, reap: Callable[[], int]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
         self.channel = channel
         self.closed = False
-        self._popen = popen
+        self.reap = reap
+
+    @classmethod
+    def kept(cls, pid: int, pidfd: int, channel: int) -> Process:
+        """A child that the last program of this process started: descriptors survive execve, and so does parenthood."""
+        return cls(pid, pidfd, Channel(socket.socket(fileno=channel)), partial(_wait, pid))
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Sends a signal to this very process; a dead one is no error."""
@@ -55,10 +62,6 @@ class Process:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
-
-    def reap(self) -> int:
-        """The exit status of an ended child: >= 0 exited, < 0 the negated signal."""
-        return self._popen.wait()
 
     def close(self) -> None:
         """Gives the descriptors back."""
@@ -80,7 +83,7 @@ def spawn(command: list[str], env: dict[str, str]) -> Process:
         raise
     finally:
         _close(theirs)
-    return Process(popen, ours)
+    return Process(popen.pid, os.pidfd_open(popen.pid), ours, popen.wait)
 
 
 def run_first(pid: int) -> None:
@@ -103,6 +106,17 @@ def meaning(status: int) -> tuple[str, str, bool]:
         name = f"signal {-status}"
     hint = " (out of memory? see the kernel's log)" if -status == signal.SIGKILL else ""
     return f"was killed by {name}{hint}", "killed", False
+
+
+def reap_all() -> None:
+    """Asks for every child that has ended; only while there is none whose status anybody wants."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+
+
+def _wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _close(sock: socket.socket) -> None:

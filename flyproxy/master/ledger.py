@@ -57,6 +57,11 @@ class Orphan:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
+    def reap(self) -> None:
+        """After its end: one that is our own child, because the master became this program, waits to be asked."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+
 
 class Ledger:
     """The lock that makes one master of a runtime folder the only one, and the list of its children."""
@@ -66,6 +71,18 @@ class Ledger:
         self._lock_path = Path(runtime, "master.lock")
         self._lock: IO[str] | None = None
         self.token = secrets.token_hex(16)
+
+    @classmethod
+    def kept(cls, runtime: str, lock: int, token: str) -> Ledger:
+        """That of the last program of this process: a lock belongs to the open file (flock(2)), so it stayed ours."""
+        book = cls(runtime)
+        book._lock, book.token = os.fdopen(lock, "r+"), token
+        return book
+
+    def fileno(self) -> int:
+        """The descriptor that holds the lock."""
+        assert self._lock is not None, "not locked"
+        return self._lock.fileno()
 
     def lock(self) -> None:
         """Raises AlreadyRunning, OSError. The kernel gives the lock back when the master dies, however it dies."""
@@ -125,6 +142,19 @@ def end_quietly(orphans: Iterable[Orphan]) -> None:
         if not orphan.ended(max(0.0, deadline - time.monotonic())):
             orphan.signal(signal.SIGKILL)
             orphan.ended(_END_TIMEOUT)
+        orphan.reap()
+
+
+def listening(fds: Iterable[int]) -> list[int]:
+    """Those that are listening TCP sockets."""
+    found = []
+    for fd in fds:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            sock = socket.socket(fileno=fd)
+            if _listens(sock):
+                found.append(fd)
+            sock.detach()
+    return found
 
 
 def take_sockets(orphans: Iterable[Orphan], given: Iterable[int] = ()) -> Inherited:
@@ -136,7 +166,7 @@ def take_sockets(orphans: Iterable[Orphan], given: Iterable[int] = ()) -> Inheri
         inode = os.fstat(fd).st_ino
         sock = socket.socket(fileno=fd) if inode not in seen and stat.S_ISSOCK(os.fstat(fd).st_mode) else None
         seen.add(inode)
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and _listens(sock):
+        if sock is not None and _listens(sock):
             sock.setblocking(False)
             found.setdefault(sock.getsockname()[:2], []).append(sock)
         elif sock is not None:
@@ -183,4 +213,6 @@ def _copied_sockets(orphan: Orphan) -> Iterator[int]:
 
 
 def _listens(sock: socket.socket) -> bool:
-    return sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    """Whether it is a listening TCP socket."""
+    internet = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+    return internet and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from flyproxy.settings import Settings
 
 BACKLOG = 4096
@@ -115,6 +117,40 @@ Inherited = dict[tuple[str, int], list[socket.socket]]
 """Sockets of a dead master's workers, by bound address."""
 
 
+class Page(msgspec.Struct, frozen=True):
+    """An Endpoint with the numbers of its descriptors."""
+
+    address: str
+    port: int
+    options: Options
+    fds: list[int]
+    ids: list[int]
+    slot: int
+
+    def endpoint(self) -> Endpoint:
+        """The same, with sockets again."""
+        sockets = [socket.socket(fileno=fd) for fd in self.fds]
+        for sock in sockets:
+            sock.setblocking(False)
+        return Endpoint(self.address, self.port, self.options, sockets, self.ids, self.slot)
+
+
+class Book(msgspec.Struct, frozen=True):
+    """All that Listeners know, as plain data: for the program that takes this one's place."""
+
+    next_id: int
+    backhaul: list[Page]
+    wishes: Mapping[Key, list[Page]]
+    ports: Mapping[int, list[Page]]
+    states: Mapping[int, dict[str, Any]]
+    asked: list[Mapping[str, Any]]
+
+    def fds(self) -> list[int]:
+        """Every descriptor in it."""
+        pages = (self.backhaul, *self.wishes.values(), *self.ports.values())
+        return [fd for group in pages for page in group for fd in page.fds]
+
+
 class Listeners:
     """All sockets of this master. Changes are prepared (which may fail and then leaves no trace), then committed."""
 
@@ -130,6 +166,23 @@ class Listeners:
         self._opened: list[Endpoint] = []  # by the change that is being prepared
         self._states: dict[int, dict[str, Any]] = {}  # port of apps -> {"state", "apps"}, in the order of asking
         self._asked: list[Mapping[str, Any]] = []
+
+    def book(self) -> Book:
+        """All of it, as plain data; the sockets stay ours."""
+        return Book(
+            self._next_id, _pages(self._backhaul), {key: _pages(group) for key, group in self._wishes.items()},
+            {port: _pages(group) for port, group in self._ports.items()}, self._states, self._asked,
+        )  # fmt: skip
+
+    @classmethod
+    def from_book(cls, slots: int, book: Book) -> Listeners:
+        """The reverse; the sockets are ours from now on."""
+        made = cls(slots)
+        made._next_id, made._states, made._asked = book.next_id, dict(book.states), book.asked
+        made._backhaul = [page.endpoint() for page in book.backhaul]
+        made._wishes = {key: [page.endpoint() for page in group] for key, group in book.wishes.items()}
+        made._ports = {port: [page.endpoint() for page in group] for port, group in book.ports.items()}
+        return made
 
     def endpoints(self) -> list[Endpoint]:
         """All that is bound."""
@@ -333,6 +386,10 @@ class Listeners:
         ids = list(range(self._next_id, self._next_id + len(sockets)))
         self._next_id += len(sockets)
         return Endpoint(address, port, options, sockets, ids, slot)
+
+
+def _pages(endpoints: Iterable[Endpoint]) -> list[Page]:
+    return [Page(end.address, end.port, end.options, end.fds(), end.ids, end.slot) for end in endpoints]
 
 
 def has_ipv6() -> bool:

@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import cached_property
 from typing import Any
 
@@ -25,13 +25,16 @@ from flyproxy.channel import ChannelClosed
 from flyproxy.cluster_key import KeyFileError
 from flyproxy.master import children, ledger, model, reports, startup, watchdog
 from flyproxy.master.ctl import CtlServer
+from flyproxy.master.handover import Handover
 from flyproxy.master.listeners import Change, ListenError
 from flyproxy.master.notify import Notifier
+from flyproxy.master.program import Program
 from flyproxy.master.pulse import Pulse
 from flyproxy.master.reload import Reloads
 from flyproxy.master.segments import Segments
 from flyproxy.master.supervisor import step
-from flyproxy.settings import Settings, resolved
+from flyproxy.master.upgrade import SIGNALS, Upgrades
+from flyproxy.settings import Settings
 
 TICK = 0.1  # seconds
 LATE = 0.1  # seconds that a tick may come late and still count as on time
@@ -40,21 +43,22 @@ RETRY_PORTS = 2.0  # seconds between two attempts to open app ports that could n
 
 
 class Master:
-    """``load`` reads the settings anew for a reload (raises SettingsError).
+    """``load`` reads the settings anew for a reload (raises SettingsError); ``program`` is what an upgrade executes.
 
     ``command`` (the program of each role) and ``segments`` (shared memory) can be replaced by tests.
     """
 
     def __init__(
-        self, settings: Settings, load: Callable[[], Settings], command: children.Command = children.python_module,
-        ready_timeout: float = 10.0, segments: Callable[[Settings], Segments] = Segments,
-        silent_least: float = SILENT_LEAST,
+        self, settings: Settings, load: Callable[[], Settings], program: Program,
+        command: children.Command = children.python_module, ready_timeout: float = 10.0,
+        segments: Callable[..., Segments] = Segments, silent_least: float = SILENT_LEAST,
     ) -> None:  # fmt: skip
-        self.settings = resolved(settings)
+        self.settings = settings
         self.notifier = Notifier(os.environ)
         self.processes: dict[int, children.Process] = {}
         self.restarts: Counter[str] = Counter()
         self.reloads = Reloads(self, load)
+        self.upgrades = Upgrades(self, program)
         self.state: model.State
         self._command = command
         self._ready_timeout = ready_timeout
@@ -70,8 +74,10 @@ class Master:
         """From start to exit status. Raises nothing: what prevents a start is logged, and the status is 1."""
         setproctitle.setproctitle("flyproxy: master (starting)")
         try:
-            self._stand_on(startup.lay(self.settings, self._make_segments))
-            await self._ctl.open((self._identity.uid, self._identity.gid) if self._identity else None)
+            found = startup.lay(self.settings, self._make_segments)
+            self._stand_on(found)
+            owner = (self._identity.uid, self._identity.gid) if self._identity else None
+            await self.ctl.open(owner, found.left.ctl if found.left else None)
         except (ledger.AlreadyRunning, KeyFileError, ListenError, OSError, ValueError) as error:
             log.error("start-failed", str(error), fix=getattr(error, "fix", ""))
             return 1
@@ -79,16 +85,21 @@ class Master:
         loop.add_signal_handler(signal.SIGHUP, self.reloads.on_hangup)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._stop(quick=False))
         loop.add_signal_handler(signal.SIGINT, lambda: self._stop(quick=True))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self.task(self.upgrades.on_signal()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ticking = asyncio.ensure_future(self._ticks())
-        self.dispatch(model.Begin())
+        if not found.resumed:
+            self.dispatch(model.Begin())
+        if found.left is not None:
+            self.upgrades.go_on(found.left, found.resumed, found.kept)
         try:
             return await self._left
         finally:
             ticking.cancel()
             for task in list(self._tasks):
                 task.cancel()
-            await self._ctl.close()
-            self._ledger.remove()
+            await self.ctl.close()
+            self.ledger.remove()
 
     def dispatch(self, event: model.Event) -> None:
         """Hands one event to the supervisor and does what it asks; events that this causes follow in order."""
@@ -119,20 +130,33 @@ class Master:
         )  # fmt: skip
 
     def _stand_on(self, found: startup.Foundation) -> None:
-        self.segments, self.listeners, self.orphans = found.segments, found.listeners, found.orphans
-        self._ledger, self._identity, self._env = found.ledger, found.identity, found.env
+        self.settings, self.segments, self.listeners = found.settings, found.segments, found.listeners
+        self.ledger, self.orphans, self._identity, self._env = found.ledger, found.orphans, found.identity, found.env
         self.epoch, self.backhaul_ports, self._cluster_key = found.epoch, found.backhaul_ports, found.cluster_key
-        self.state = model.State(self.policy())
         for orphan in self.orphans:
             asyncio.get_running_loop().add_reader(orphan.pidfd, self._on_orphan_death, orphan)
-        for endpoint in self.listeners.endpoints():
-            self.notifier.store(endpoint.name, endpoint.fds())
         uids = {0, os.geteuid(), *([self._identity.uid] if self._identity else [])}
         commands = {"status": self._cmd_status, "workers": self._cmd_workers, "reload": self._cmd_reload,
-                    "stop": self._cmd_stop}  # fmt: skip
-        self._ctl = CtlServer(os.path.join(self.settings.paths.runtime, "ctl.sock"), commands, uids)
+                    "upgrade": self._cmd_upgrade, "stop": self._cmd_stop}  # fmt: skip
+        self.ctl = CtlServer(os.path.join(self.settings.paths.runtime, "ctl.sock"), commands, uids)
+        if found.left is not None:
+            self.restarts.update(found.left.restarts)
+        if found.left is not None and found.resumed:
+            self._resume(found.left)
+        else:
+            generation = found.left.state.generation + 1 if found.left else 1
+            self.state = model.State(self.policy(), generation)
+            for endpoint in self.listeners.endpoints():
+                self.notifier.store(endpoint.name, endpoint.fds())
         log.info("starting", f"flyproxy {__version__}", region=self.settings.region, host=self.settings.host,
                  workers=self.settings.workers.count, slots=self.settings.workers.slots)  # fmt: skip
+
+    def _resume(self, left: Handover) -> None:
+        """The children of the last program of this process are ours, as they are."""
+        self.state = left.state
+        for member in left.members:
+            self._watch(member.id, children.Process.kept(member.pid, member.pidfd, member.channel))
+        setproctitle.setproctitle("flyproxy: master")
 
     def _act(self, action: model.Action) -> None:
         try:
@@ -149,7 +173,6 @@ class Master:
         except OSError as error:
             self._events.append(model.Exited(action.id, f"could not be started: {error}", "spawn-failed"))
             return
-        self.processes[action.id] = process
         if role == "state":
             children.run_first(process.pid)
         if action.proc is not None:
@@ -161,17 +184,20 @@ class Master:
             runtime=self.settings.paths.runtime, state_dir=self.settings.paths.state,
             epoch=self.epoch, backhaul_ports=self.backhaul_ports, cluster_key=self._cluster_key,
         )  # fmt: skip
+        self._watch(action.id, process)
         self.tell(action.id, *boot_message(boot, self._identity))
         if role == "worker":
             self.tell(action.id, *self.listeners.everything())
-        else:
-            self._pulses[action.id] = Pulse(process.pid, time.monotonic())
-        loop = asyncio.get_running_loop()
-        loop.add_reader(process.pidfd, self._on_death, action.id)
-        self._task(self._hear(action.id, process))
         self._write_ledger()
         log.debug("spawned", f"{role} {index}", role=role, index=index, child_pid=process.pid,
                   generation=action.generation)  # fmt: skip
+
+    def _watch(self, child_id: int, process: children.Process) -> None:
+        self.processes[child_id] = process
+        if self.state.children[child_id].proc is None:
+            self._pulses[child_id] = Pulse(process.pid, time.monotonic())
+        asyncio.get_running_loop().add_reader(process.pidfd, self._on_death, child_id)
+        self.task(self._hear(child_id, process))
 
     def _set_owner(self, action: model.SetOwner) -> None:
         self.segments.root.set_slot_owner(action.slot, action.proc)
@@ -194,7 +220,7 @@ class Master:
             return
         log.warning("killing", f"SIGKILL: {action.why}", child_pid=process.pid, why=action.why)
         if action.dump:
-            self._task(self._dump_and_kill(process))
+            self.task(self._dump_and_kill(process))
         else:
             process.kill()
 
@@ -218,8 +244,11 @@ class Master:
         log.info("ready", "table loaded, workers accepting",
                  listeners=[f"{row['address']} {row['port']}" for row in self.listeners.rows()])  # fmt: skip
         self.notifier.send(READY=1, MAINPID=os.getpid(), STATUS="serving")
+        self.upgrades.serving.set()
         for orphan in self.orphans:
             orphan.signal(signal.SIGTERM)  # they drain
+        if not self.orphans:
+            self.upgrades.alone.set()
 
     def _note(self, action: model.Note) -> None:
         if action.restart:
@@ -237,7 +266,8 @@ class Master:
             model.Spawn: self._spawn, model.SetOwner: self._set_owner, model.Drain: self._drain,
             model.Quit: self._quit, model.Kill: self._kill, model.Reclaim: self._reclaim,
             model.CloseListeners: self._close_listeners, model.Announce: self._announce,
-            model.ReloadDone: self.reloads.done, model.Note: self._note, model.Leave: self._leave,
+            model.ReloadDone: self.reloads.done, model.HandOver: self.upgrades.decided,
+            model.UpgradeRefused: self.upgrades.decided, model.Note: self._note, model.Leave: self._leave,
         }  # fmt: skip
 
     # -- what happens
@@ -320,9 +350,12 @@ class Master:
 
     def _on_orphan_death(self, orphan: ledger.Orphan) -> None:
         asyncio.get_running_loop().remove_reader(orphan.pidfd)
+        orphan.reap()
         os.close(orphan.pidfd)
         self.orphans.remove(orphan)
         self._write_ledger()
+        if not self.orphans:
+            self.upgrades.alone.set()
 
     # -- signals and commands
 
@@ -340,6 +373,9 @@ class Master:
 
     async def _cmd_reload(self, request: dict[str, Any]) -> dict[str, Any]:
         return await self.reloads.begin(bool(request.get("workers")), bool(request.get("wait_drained")))
+
+    async def _cmd_upgrade(self, request: dict[str, Any]) -> None:
+        await self.upgrades.begin(bool(request.get("wait_drained")))
 
     async def _cmd_stop(self, request: dict[str, Any]) -> dict[str, Any]:
         self._stop(quick=bool(request.get("quick")))
@@ -369,11 +405,12 @@ class Master:
         roles = {child.id: child.post[0] for child in self.state.children.values()}
         living = [(roles.get(child_id, "worker"), process.pid) for child_id, process in self.processes.items()]
         try:
-            self._ledger.write(living, self.orphans)
+            self.ledger.write(living, self.orphans)
         except OSError as error:
             log.warning("ledger-failed", f"a killed master's workers could not be adopted: {error}")
 
-    def _task(self, work: Any) -> None:
+    def task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs until done, or until the master leaves."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -176,12 +176,19 @@ class Tick:
 
 @dataclass(frozen=True)
 class Reload:
-    """New settings hold; ``workers``: replace the workers too. The answer is a ReloadDone with the same token."""
+    """New settings hold; ``workers``: replace the workers too; ``program``: this is another program than the one that
+    started the children, so replace state and control as well. The answer is a ReloadDone with the same token."""
 
     policy: Policy
     token: int
     workers: bool = False
     wait_drained: bool = False
+    program: bool = False
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """Become the program that is installed now. The answer is HandOver or UpgradeRefused."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ class Stop:
     quick: bool = False
 
 
-Event = Begin | Ready | Refused | Exited | ChannelLost | Tick | Reload | Stop
+Event = Begin | Ready | Refused | Exited | ChannelLost | Tick | Reload | Upgrade | Stop
 
 # -- what the supervisor asks for
 
@@ -264,6 +271,18 @@ class ReloadDone:
 
 
 @dataclass(frozen=True)
+class HandOver:
+    """Write down the state as it is after this step, and execute the program that is installed now."""
+
+
+@dataclass(frozen=True)
+class UpgradeRefused:
+    """The answer to an Upgrade that cannot be now."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the log. ``restart`` names the reason of an unplanned restart, for its counter."""
 
@@ -280,5 +299,6 @@ class Leave:
 
 
 Action = (
-    Spawn | SetOwner | Drain | Quit | Kill | Reclaim | CloseListeners | Announce | ReloadDone | Note | Leave
+    Spawn | SetOwner | Drain | Quit | Kill | Reclaim | CloseListeners | Announce | ReloadDone | HandOver
+    | UpgradeRefused | Note | Leave
 )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from flyproxy import log
 from flyproxy.boot import settings_json
 from flyproxy.master import model
-from flyproxy.master.ctl import CommandError
+from flyproxy.master.ctl import ASKER, CommandError
+from flyproxy.master.handover import Asker
 from flyproxy.master.listeners import Change, ListenError
+from flyproxy.master.supervisor import busy
 from flyproxy.settings import Settings, SettingsError, diff, fixed, resolved
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ Report = dict[str, Any]
 class _Waiting:
     answer: asyncio.Future[Report]
     report: Report
+    asker: asyncio.StreamWriter | None
+
+
+def connection(asker: asyncio.StreamWriter | None) -> int | None:
+    """The descriptor of who asked; None when nobody did, or it has hung up."""
+    return None if asker is None or asker.is_closing() else asker.get_extra_info("socket").fileno()
 
 
 class Reloads:
@@ -48,14 +56,14 @@ class Reloads:
             return
         answer.add_done_callback(lambda done: done.exception())  # a refusal is in the log already
 
-    def begin(self, workers: bool, wait_drained: bool) -> asyncio.Future[Report]:
-        """Puts the settings into force; the future is done when the workers follow.
+    def begin(self, workers: bool, wait_drained: bool, program: bool = False) -> asyncio.Future[Report]:
+        """Puts the settings into force; the future is done when the workers follow. ``program``: all children are of
+        another program than this one, and are replaced.
 
         Raises CommandError; then nothing has changed.
         """
         master = self._master
-        if master.state.stopping or master.state.pending:
-            why = "the proxy is stopping" if master.state.stopping else "another reload is still in progress"
+        if why := busy(master.state):
             raise CommandError("reload_refused", why, fix="wait and try again")
         fresh = self._read()
         change = diff(master.settings, fresh)
@@ -70,10 +78,28 @@ class Reloads:
         token, self._next_token = self._next_token, self._next_token + 1
         answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         report = {"changed": list(change.changed), "restart": list(change.restart)}
-        self._waiting[token] = _Waiting(answer, report)
+        self._waiting[token] = _Waiting(answer, report, ASKER.get())
         master.notifier.reloading()
-        master.dispatch(model.Reload(master.policy(), token, workers, wait_drained))
+        master.dispatch(model.Reload(master.policy(), token, workers, wait_drained, program))
         return answer
+
+    def waiting(self) -> list[asyncio.StreamWriter | None]:
+        """The connections that wait until a reload is done."""
+        return [waiting.asker for waiting in self._waiting.values()]
+
+    def askers(self) -> tuple[int, list[Asker]]:
+        """For the program that takes this one's place: the next token, and who waits until old workers are gone."""
+        return self._next_token, [
+            Asker(token, connection(waiting.asker), waiting.report) for token, waiting in self._waiting.items()
+        ]
+
+    def resume(self, next_token: int, askers: list[Asker]) -> list[tuple[int, asyncio.Future[Report]]]:
+        """The reverse: the connections that wait, and what for."""
+        self._next_token = next_token
+        for asker in askers:
+            answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+            self._waiting[asker.token] = _Waiting(answer, asker.report, None)
+        return [(asker.fd, self._waiting[asker.token].answer) for asker in askers if asker.fd is not None]
 
     def done(self, action: model.ReloadDone) -> None:
         """The supervisor's answer, passed on to who waits for it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from flyproxy.boot import SEGMENTS
 from flyproxy.settings import Settings
@@ -27,28 +28,43 @@ def procs_for(settings: Settings) -> int:
     return min(PROCS_MAX, max(2 * workers.count, -(-wanted // PROCS_STEP) * PROCS_STEP))
 
 
-class Segments:
-    """All segments and eventfds of this master."""
+class Kept(NamedTuple):
+    """The descriptors of segments and eventfds that the last program of this process made."""
 
-    def __init__(self, settings: Settings) -> None:
-        from flyproxy._speedups.shm.beat import Root, create_segments, read_only_fd
+    procs: int
+    segments: Mapping[str, int]
+    wakes: Mapping[int, int]
+
+
+class Segments:
+    """All segments and eventfds of this master: new ones, or those ``kept`` over an upgrade (raises ValueError when
+    they have another layout than this program's)."""
+
+    def __init__(self, settings: Settings, kept: Kept | None = None) -> None:
+        from flyproxy._speedups.shm.beat import Root, read_only_fd
         from flyproxy._speedups.shm.table import TableReader
 
-        table, self.procs = settings.table, procs_for(settings)
-        self._fds: dict[str, int] = create_segments(
-            apps=table.apps, hostnames=table.hostnames, addresses=table.addresses, machines=table.machines,
-            procs=self.procs, slots=settings.workers.slots,
-        )  # fmt: skip
-        self._read_only = {name: read_only_fd(fd) for name, fd in self._fds.items()}
+        self.procs, segments, wakes = kept or _made(settings)
+        self.fds, self.wakes = dict(segments), dict(wakes)
+        self.root = Root(self.fds, writable=True, wake_fds=self.wakes)
+        self._read_only = {name: read_only_fd(fd) for name, fd in self.fds.items()}
         self.table = TableReader(self._read_only)
-        self.wakes = {proc: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for proc in range(self.procs)}
-        self.root = Root(self._fds, writable=True, wake_fds=self.wakes)
 
     def for_role(self, role: str) -> dict[str, int]:
         """Descriptors in the order of SEGMENTS, writable only where the role writes."""
-        return {name: (self._fds if name in WRITES[role] else self._read_only)[name] for name in SEGMENTS}
-
+        return {name: (self.fds if name in WRITES[role] else self._read_only)[name] for name in SEGMENTS}
 
     def wake(self, proc: int) -> None:
         """Makes the engine of a process index look at its words now."""
         os.eventfd_write(self.wakes[proc], 1)
+
+
+def _made(settings: Settings) -> Kept:
+    from flyproxy._speedups.shm.beat import create_segments
+
+    table, procs = settings.table, procs_for(settings)
+    segments = create_segments(
+        apps=table.apps, hostnames=table.hostnames, addresses=table.addresses, machines=table.machines,
+        procs=procs, slots=settings.workers.slots,
+    )  # fmt: skip
+    return Kept(procs, segments, {proc: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for proc in range(procs)})

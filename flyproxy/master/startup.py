@@ -1,6 +1,8 @@
-"""What a master stands on before its first child: key, user, folders, lock, what a killed master left, memory, sockets.
+"""What a master stands on before its first child: key, user, folders, lock, what was left to it, memory, sockets.
 
-Everything that a start may fail on happens here, in this order, and nothing is spawned before.
+Everything that a start may fail on happens here, in this order, and nothing is spawned before. A start finds nothing,
+or the orphans of a master that was killed, or what the last program of this very process handed over in an upgrade; of
+that it keeps everything if it can, else the sockets.
 """
 
 from __future__ import annotations
@@ -11,49 +13,109 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from flyproxy import cluster_key, log, privileges
 from flyproxy.master import incarnation
-from flyproxy.master.children import child_environment
-from flyproxy.master.ledger import ENV_TOKEN, Ledger, Orphan, end_quietly, take_sockets
+from flyproxy.master.children import child_environment, reap_all
+from flyproxy.master.handover import Handover, Inheritance, receive
+from flyproxy.master.ledger import ENV_TOKEN, Ledger, Orphan, end_quietly, listening, take_sockets
 from flyproxy.master.listeners import Listeners
 from flyproxy.master.notify import inherited_fds
-from flyproxy.master.segments import Segments
-from flyproxy.settings import Settings
+from flyproxy.master.segments import Kept, Segments
+from flyproxy.settings import Settings, diff, resolved
 
 
 @dataclass
 class Foundation:
-    """``env`` is the children's environment; ``orphans`` are workers of a killed master, which still serve."""
+    """``env`` is the children's environment; ``orphans`` are workers of a killed master, which still serve; ``left`` is
+    what the last program of this process handed over, all of it taken over if ``resumed``."""
 
+    settings: Settings
     ledger: Ledger
     identity: privileges.Identity | None
     orphans: list[Orphan]
     segments: Segments
     listeners: Listeners
-    env: dict[str, str]
+    env: dict[str, str] = field(init=False)
     cluster_key: bytes = field(repr=False)
     epoch: int
     backhaul_ports: tuple[int, ...]
+    left: Handover | None = None
+    resumed: bool = False
+    kept: tuple[str, ...] = ()  # keys of the settings that only a restart changes
+
+    def __post_init__(self) -> None:
+        self.env = child_environment() | {ENV_TOKEN: self.ledger.token}
 
 
-def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Foundation:
-    """Raises KeyFileError, AlreadyRunning, ListenError, OSError, ValueError; each says how to mend it."""
-    paths = settings.paths
+def lay(settings: Settings, make_segments: Callable[..., Segments]) -> Foundation:
+    """``settings`` as read, ``make_segments`` like Segments. Raises KeyFileError, AlreadyRunning, ListenError, OSError,
+    ValueError; each says how to mend it."""
+    left = receive(os.environ)
+    settings = asked = resolved(settings, left.settings.workers.slots if left else 0)
+    if left is not None and left.handover is not None:  # lock, list of children and store stay where they are
+        settings = replace(asked, paths=left.settings.paths)
     secret = cluster_key.read(settings.backhaul.key_file)
     _raise_file_limit()
-    identity = _choose_identity([paths.runtime, paths.state])
-    book = Ledger(paths.runtime)
-    book.lock()
-    orphans = _adopt(book)
+    identity = _choose_identity([settings.paths.runtime, settings.paths.state])
+    if left is not None and left.handover is not None:
+        segments = _same_memory(left.handover, left.settings, settings, make_segments)
+        if segments is not None:
+            return _go_on(left.handover, left.settings, segments, identity, secret)
+    found = _begin(settings, left, make_segments, identity, secret)
+    found.kept = diff(settings, asked).restart
+    return found
+
+
+def _begin(
+    settings: Settings, left: Inheritance | None, make_segments: Callable[..., Segments],
+    identity: privileges.Identity | None, secret: bytes,
+) -> Foundation:  # fmt: skip
+    """Around the sockets that were left, if any: new memory, new children, and a new epoch."""
+    paths, handed = settings.paths, left.handover if left else None
+    sockets = listening(left.fds) if left else []
+    if left is not None:  # state and control end when their channels close
+        ours = (handed.lock, handed.ctl, handed.upgrader) if handed else ()
+        left.close(kept=[*sockets, *(fd for fd in ours if fd is not None)])
+    book = Ledger.kept(paths.runtime, handed.lock, handed.token) if handed else Ledger(paths.runtime)
+    if handed is None:
+        book.lock()
+    orphans = _adopt(book, killed=left is None)
     segments = make_segments(settings)
-    inherited = take_sockets(orphans, inherited_fds(os.environ))
-    listeners = Listeners(settings.workers.slots, inherited, alone=not orphans)
+    inherited = take_sockets(orphans, [*sockets, *inherited_fds(os.environ)])
+    listeners = Listeners(settings.workers.slots, inherited, alone=not (orphans or inherited))
     now = incarnation.begin(paths.state, time.time())
     ports = _open_backhaul(listeners, settings, now.ports)
     listeners.commit(listeners.prepare(settings))
     now.remember(ports)
-    env = child_environment() | {ENV_TOKEN: book.token}
-    return Foundation(book, identity, orphans, segments, listeners, env, secret, now.epoch, ports)
+    return Foundation(settings, book, identity, orphans, segments, listeners, secret, now.epoch, ports, handed)
+
+
+def _go_on(
+    left: Handover, settings: Settings, segments: Segments, identity: privileges.Identity | None, secret: bytes
+) -> Foundation:
+    """With everything as it was, the settings too: new ones are for the reload that follows."""
+    book = Ledger.kept(settings.paths.runtime, left.lock, left.token)
+    ours = {member.pid for member in left.members}
+    orphans = [orphan for orphan in book.orphans() if orphan.pid not in ours]
+    listeners = Listeners.from_book(settings.workers.slots, left.book)
+    return Foundation(settings, book, identity, orphans, segments, listeners, secret, left.epoch, left.backhaul_ports,
+                      left, resumed=True)  # fmt: skip
+
+
+def _same_memory(
+    left: Handover, old: Settings, new: Settings, make_segments: Callable[..., Segments]
+) -> Segments | None:
+    """The segments that the last program made, if they fit this one and the settings; else the log says why not."""
+    why = ", ".join(diff(old, new).restart)
+    if not why:
+        try:
+            return make_segments(old, Kept(left.procs, left.segments, left.wakes))
+        except ValueError as error:
+            why = str(error)
+    log.info("upgrade-anew", f"new shared memory, because another is needed: {why}", program=left.program)
+    return None
 
 
 def _open_backhaul(listeners: Listeners, settings: Settings, known: tuple[int, ...]) -> tuple[int, ...]:
@@ -93,12 +155,14 @@ def _choose_identity(folders: list[str]) -> privileges.Identity | None:
     return None
 
 
-def _adopt(book: Ledger) -> list[Orphan]:
-    """Children of a master that was killed: state and control end now, workers serve until ours do."""
+def _adopt(book: Ledger, killed: bool) -> list[Orphan]:
+    """Children of a master that was killed, or of the last program of this process: state and control end now, workers
+    serve until ours do."""
     found = book.orphans()
     end_quietly(orphan for orphan in found if orphan.role != "worker")
     orphans = [orphan for orphan in found if orphan.role == "worker"]
-    if orphans:
+    reap_all()
+    if orphans and killed:
         log.warning("adopting", "the last master was killed; its workers serve until ours are ready",
                     workers=len(orphans), pids=[orphan.pid for orphan in orphans])  # fmt: skip
     return orphans

@@ -410,12 +410,38 @@ def _judge(turn: _Turn, age: float, child: Child, engine: bool) -> None:
         turn.drain(child)
 
 
+def busy(state: State | _Turn) -> str:
+    """Why there can be no reload now; empty: there can."""
+    if state.stopping:
+        return "the proxy is stopping"
+    return "another reload is still in progress" if state.pending else ""
+
+
+def _upgrade(turn: _Turn, event: m.Upgrade) -> None:
+    why = busy(turn) or ("" if turn.announced else "the proxy is still starting")
+    turn.actions.append(m.UpgradeRefused(why) if why else m.HandOver())
+
+
+def _renew(turn: _Turn) -> None:
+    """State and control end, and the next ones begin when these are dead. What the last program was about to kill may
+    have escaped it."""
+    for post in (m.STATE, m.CONTROL):
+        for child in [child for child in turn.children.values() if child.post == post]:
+            if child.phase is not Phase.ENDING:
+                turn.quit(child)
+        turn.seats[post] = Seat(spawn_at=turn.now)
+    for child in list(turn.children.values()):
+        if child.phase is Phase.ENDING and child.kill_at is None:
+            turn.set(child, kill_at=turn.now, kill_why="it was to be killed before the upgrade")
+
+
 def _reload(turn: _Turn, event: m.Reload) -> None:
-    if turn.stopping or turn.pending:
-        why = "the proxy is stopping" if turn.stopping else "another reload is still in progress"
+    if why := busy(turn):
         turn.actions.append(m.ReloadDone(event.token, why))
         return
     turn.policy = event.policy
+    if event.program:
+        _renew(turn)
     if event.workers:
         number = 1 + max((child.generation for child in turn.workers()), default=turn.generation)
         number = max(number, turn.generation + 1)
@@ -453,5 +479,5 @@ def _name(post: Post) -> str:
 
 _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     m.Begin: _begin, m.Ready: _ready, m.Refused: _refused, m.Exited: _exited, m.ChannelLost: _channel_lost,
-    m.Tick: _tick, m.Reload: _reload, m.Stop: _stop,
+    m.Tick: _tick, m.Reload: _reload, m.Upgrade: _upgrade, m.Stop: _stop,
 }  # fmt: skip

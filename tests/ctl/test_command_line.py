@@ -17,7 +17,7 @@ GRAMMAR = [
     ("machines", "add"), ("machines", "list"), ("machines", "show"), ("machines", "remove"), ("machines", "cordon"),
     ("machines", "uncordon"), ("hostnames", "add"), ("hostnames", "list"), ("hostnames", "remove"), ("ips", "add"),
     ("ips", "share"), ("ips", "list"), ("ips", "remove"), ("hosts", "list"), ("hosts", "show"), ("hosts", "remove"),
-    ("status",), ("workers",), ("reload",), ("top",), ("logs",), ("config", "show"), ("completion",),
+    ("status",), ("workers",), ("reload",), ("upgrade",), ("top",), ("logs",), ("config", "show"), ("completion",),
 ]
 
 
@@ -42,7 +42,7 @@ def test_the_grammar_has_no_other_nouns():
 
 
 @pytest.mark.parametrize("arguments", [
-    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["hosts", "list"], ["status"],
+    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["hosts", "list"], ["status"], ["upgrade"],
     ["workers"], ["reload"], ["top", "--once"], ["apps", "remove", "x", "--yes"],
 ], ids=" ".join)
 def test_exit_3_when_nothing_runs(ctl, nowhere, arguments):

@@ -93,7 +93,7 @@ class ProxyDaemon:
         self.config = self.dir / "flyproxy.toml"
         self.config.write_text(toml(defaults))
         self.allowed = [*ALWAYS_ALLOWED, *allowed]  # events that may be logged as warning or error; "*": any
-        self.prefix, self.env = list(prefix), dict(env or {})
+        self.prefix, self.env, self.root = list(prefix), dict(env or {}), ROOT  # where the package is imported from
         self.log_file = self.dir / "stderr.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, tuple[str, int]] = {}
@@ -107,7 +107,7 @@ class ProxyDaemon:
             env = {**os.environ, **self.env, "NOTIFY_SOCKET": str(self.dir / "notify")}
             command = [*self.prefix, sys.executable, "-m", "flyproxy", "run", "-c", str(self.config)]
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
+                command, cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
             )
             try:
                 until(lambda: self._told_ready(notify), "flyproxy says READY=1", READY_S)

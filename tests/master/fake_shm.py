@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from flyproxy.boot import SEGMENTS
-from flyproxy.master.segments import procs_for
+from flyproxy.master.segments import Kept, procs_for
 from flyproxy.settings import Settings
 
 NOBODY = 0xFFFFFFFF
@@ -56,19 +56,24 @@ class FakeRoot:
 class FakeSegments:
     """Stands in for flyproxy.master.segments.Segments."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.procs = procs_for(settings)
-        self._fds = {name: os.memfd_create(name, os.MFD_CLOEXEC) for name in SEGMENTS}
-        os.ftruncate(self._fds["root"], SIZE)
-        self.root = FakeRoot(self._fds, writable=True)
-        for slot in range(settings.workers.slots):
-            self.root.set_slot_owner(slot, None)
+    def __init__(self, settings: Settings, kept: Kept | None = None) -> None:
+        self.procs, fds, wakes = kept or made(settings)
+        self.fds, self.wakes = dict(fds), dict(wakes)
+        self.root = FakeRoot(self.fds, writable=True)
         counts = {"apps": 0, "machines": 0}
         self.table = SimpleNamespace(generation=1, published_ns=1, revision=1, usage=lambda: counts)
-        self.wakes = {proc: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for proc in range(self.procs)}
 
     def for_role(self, role: str) -> dict[str, int]:
-        return self._fds
+        return self.fds
 
     def wake(self, proc: int) -> None:
         os.eventfd_write(self.wakes[proc], 1)
+
+
+def made(settings: Settings) -> Kept:
+    procs, fds = procs_for(settings), {name: os.memfd_create(name, os.MFD_CLOEXEC) for name in SEGMENTS}
+    os.ftruncate(fds["root"], SIZE)
+    root = FakeRoot(fds, writable=True)
+    for slot in range(settings.workers.slots):
+        root.set_slot_owner(slot, None)
+    return Kept(procs, fds, {proc: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for proc in range(procs)})

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ class RunningMaster:
         paths = f'[paths]\nruntime = "{self.runtime}"\nstate = "{self.folder}/state"\n'
         self.file.write_text(f"{config}\n{paths}")
 
-    def launch(self) -> RunningMaster:
+    def launch(self, prefix: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> RunningMaster:
         with self.log_file.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "tests/master/fake_master.py"), str(self.file)], cwd=ROOT, stderr=out,
+                [*prefix, sys.executable, str(ROOT / "tests/master/fake_master.py"), str(self.file)],
                 env={**os.environ, "PYTHONPATH": str(ROOT), "FPM_FOLDER": str(self.folder), **self.env},
-                stdin=subprocess.DEVNULL,
+                cwd=ROOT, stdin=subprocess.DEVNULL, stderr=out, pass_fds=pass_fds,
             )  # fmt: skip
         return self
 

@@ -7,13 +7,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flyproxy.master.ledger import take_sockets
 from flyproxy.master.notify import Notifier, inherited_fds
+from tests.kit.wait import until
+from tests.master.conftest import TWO
+from tests.master.harness import RunningMaster
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -92,3 +95,18 @@ print(key[1], len(sockets))
 def test_descriptors_meant_for_another_process_are_left_alone() -> None:
     assert inherited_fds({"LISTEN_PID": "1", "LISTEN_FDS": "3"}) == []
     assert take_sockets([], []) == {}
+
+
+def test_sockets_that_outlived_every_process_are_served_again(make_master: Callable[..., RunningMaster]) -> None:
+    """All of it was killed at once; systemd's store has the sockets, and nobody else listens."""
+    with socket.socket() as stored:
+        stored.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stored.bind(("127.0.0.1", 0))
+        stored.listen()
+        master = make_master(TWO.replace("127.0.0.1:0", f"127.0.0.1:{stored.getsockname()[1]}"))
+        as_systemd = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{stored.fileno()}'
+        master.launch(["bash", "-c", as_systemd, "bash"], pass_fds=[stored.fileno()])
+    until(lambda: master.of("ready") or master.ended(), "the master is ready", 20)
+    assert not master.ended(), master.text()
+    sock, _ = master.connect()
+    sock.close()

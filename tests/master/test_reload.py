@@ -11,7 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flyproxy.ctl.cli import Run
+from flyproxy.ctl.main import command
 from tests.kit.wait import until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster, hello
@@ -59,6 +62,12 @@ def test_what_needs_a_restart_is_said_and_left_alone(master: RunningMaster) -> N
     data = master.ask("reload")["data"]
     assert sorted(data["restart"]) == ["table.apps", "workers.slots"]
     assert sum(len(row["slots"]) for row in master.workers()) == 4
+
+
+def test_who_reloads_is_told_what_only_a_restart_changes(master: RunningMaster) -> None:
+    master.configure(fixed(TWO, master).replace("slots = 4", "slots = 8"))
+    said = CliRunner().invoke(command, ["reload"], obj=Run(socket=str(master.runtime)), standalone_mode=False)
+    assert "kept until flyproxy is restarted: workers.slots" in said.output.splitlines()
 
 
 def test_a_new_generation_takes_over_without_a_lost_connection_and_the_old_one_drains(master: RunningMaster) -> None:

@@ -27,6 +27,7 @@ class RandomWorld(RuleBasedStateMachine):
         self.token = 0
         self.left = False
         self.stopped = False
+        self.may_hand_over = False
 
     @initialize(
         count=st.integers(1, 4), slots=st.integers(4, 6), procs=st.sampled_from([8, 16]), generations=st.integers(2, 4)
@@ -56,6 +57,8 @@ class RandomWorld(RuleBasedStateMachine):
                 self.verdicts.append(self.now)
         elif isinstance(action, m.Drain | m.Quit):
             assert action.id in self.alive
+        elif isinstance(action, m.HandOver):
+            self.may_hand_over = True
         elif isinstance(action, m.ReloadDone):
             self.tokens[action.token] += 1
         elif isinstance(action, m.Leave):
@@ -107,6 +110,16 @@ class RandomWorld(RuleBasedStateMachine):
         self.token += 1
         self.tokens[self.token] = 0
         self.do(m.Reload(replace(self.state.policy, count=count), self.token, workers, wait))
+
+    @rule(wait=st.booleans())
+    def upgrade(self, wait: bool) -> None:
+        """The next program goes on with the state as it is, and replaces every child."""
+        self.may_hand_over = False
+        self.do(m.Upgrade())
+        if self.may_hand_over:
+            self.token += 1
+            self.tokens[self.token] = 0
+            self.do(m.Reload(self.state.policy, self.token, workers=True, wait_drained=wait, program=True))
 
     @precondition(lambda self: self.token > 3)
     @rule(quick=st.booleans(), sure=st.integers(0, 4))

@@ -1,0 +1,164 @@
+"""Upgrades: this process becomes the program that is installed now, and goes on from where it was.
+
+Before execve: the new program is tried (program.py); the supervisor says whether it may be now; the state is written
+down (handover.py). After it: everything is taken over as it was, and a reload replaces every child by one of the new
+program. Where shared memory cannot be kept, the new program keeps the sockets alone and begins anew, and its
+predecessor's workers serve until its own are ready, as after a killed master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flyproxy import __version__, log
+from flyproxy.master import handover, model
+from flyproxy.master.ctl import ASKER, CommandError
+from flyproxy.master.handover import Handover, Member
+from flyproxy.master.program import Program, refused
+from flyproxy.master.reload import connection
+from flyproxy.settings import to_json
+
+if TYPE_CHECKING:
+    from flyproxy.master.main import Master
+
+SIGNALS = frozenset({signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
+"""Blocked from before execve, which forgets handlers but not the mask (signal(7)), until the new program has its own:
+one that comes meanwhile waits instead of ending the process."""
+
+Report = dict[str, Any]
+
+
+class Upgrades:
+    """Of one master. ``serving`` and ``alone`` matter to an upgrade that begins anew: our workers accept, and those of
+    the last program are gone."""
+
+    def __init__(self, master: Master, program: Program) -> None:
+        self._master = master
+        self._program = program
+        self._running = False
+        self._decision: model.HandOver | model.UpgradeRefused | None = None
+        self.serving = asyncio.Event()
+        self.alone = asyncio.Event()
+
+    async def on_signal(self) -> None:
+        """SIGUSR2: a refusal can only be logged."""
+        with contextlib.suppress(CommandError):
+            await self.begin(wait_drained=False)
+
+    async def begin(self, wait_drained: bool) -> None:
+        """Does not return: the new program answers. Raises CommandError; then nothing has changed."""
+        try:
+            if self._running:
+                raise refused("another upgrade is still in progress", fix="wait and try again")
+            self._running = True
+            try:
+                version = await asyncio.to_thread(self._program.try_out)
+                await self._master.ctl.pause({ASKER.get(), *self._master.reloads.waiting()})
+                try:
+                    self._may_be_now()
+                    self._execute(version, wait_drained)
+                finally:
+                    self._master.ctl.go_on()
+            finally:
+                self._running = False
+        except CommandError as error:
+            log.error("upgrade-refused", str(error), where=error.error["where"], fix=error.error["fix"])
+            raise
+
+    def decided(self, action: model.HandOver | model.UpgradeRefused) -> None:
+        """The supervisor's answer."""
+        self._decision = action
+
+    def _may_be_now(self) -> None:
+        master = self._master
+        self._decision = None
+        master.dispatch(model.Upgrade())  # returns when everything is done that this leads to
+        if not isinstance(self._decision, model.HandOver):
+            why = self._decision.why if self._decision else "the supervisor gave no answer"
+            raise refused(why, fix="wait and try again")
+        deaf = [str(process.pid) for process in master.processes.values() if not process.channel.idle]
+        if deaf:
+            raise refused(f"processes {', '.join(deaf)} do not take their messages",
+                          fix="wait until they have been replaced, and try again")  # fmt: skip
+
+    def _execute(self, version: str, wait_drained: bool) -> None:
+        master, run = self._master, list(self._program.run)
+        log.info("upgrading", f"from {__version__} to {version}", command=" ".join(run))
+        master.notifier.reloading()
+        memfd = -1
+        try:
+            left = self._handover(wait_drained)
+            memfd = handover.seal(left)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            with handover.surviving([memfd, *left.fds()]):
+                os.execve(run[0], run, handover.environment(os.environ, memfd))
+        except OSError as error:
+            master.notifier.send(READY=1, STATUS="serving")
+            raise refused(f"cannot execute it: {error}", " ".join(run), "install it again") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            if memfd >= 0:
+                os.close(memfd)
+
+    def _handover(self, wait_drained: bool) -> Handover:
+        master = self._master
+        next_token, askers = master.reloads.askers()
+        return Handover(
+            program=__version__, settings=to_json(master.settings), lock=master.ledger.fileno(),
+            token=master.ledger.token, ctl=master.ctl.fileno(), procs=master.segments.procs,
+            segments=master.segments.fds, wakes=master.segments.wakes, book=master.listeners.book(),
+            state=master.state, restarts=dict(master.restarts), epoch=master.epoch,
+            backhaul_ports=master.backhaul_ports, next_token=next_token, askers=askers,
+            upgrader=connection(ASKER.get()), wait_drained=wait_drained,
+            members=[
+                Member(child_id, process.pid, process.pidfd, process.channel.fileno())
+                for child_id, process in master.processes.items()
+            ],
+        )  # fmt: skip
+
+    # -- in the new program
+
+    def go_on(self, left: Handover, resumed: bool, kept: Sequence[str]) -> None:
+        """What the last program began: its children are replaced, and who asked for it gets the answer. ``kept``: keys
+        that even beginning anew does not change."""
+        work = asyncio.ensure_future(self._replace_children(left) if resumed else self._begun_anew(left, kept))
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged where it is raised
+        waiting: list[tuple[int, Awaitable[Any]]] = [] if left.upgrader is None else [(left.upgrader, work)]
+        if resumed:
+            waiting += self._master.reloads.resume(left.next_token, left.askers)
+        for fd, answer in waiting:
+            self._master.ctl.serve(socket.socket(fileno=fd), answer)
+
+    async def _replace_children(self, left: Handover) -> Report:
+        master, begun = self._master, time.monotonic()
+        try:
+            report = await master.reloads.begin(workers=True, wait_drained=left.wait_drained, program=True)
+        except CommandError as error:
+            master.notifier.send(READY=1, STATUS="serving")
+            text = (f"the master is flyproxy {__version__} now, but the workers are still those of {left.program}: "
+                    f"{error}")  # fmt: skip
+            log.error("upgrade-incomplete", text, where=error.error["where"], fix=error.error["fix"])
+            fix = "mend it, then upgrade again, or 'flyproxyctl reload --workers'"
+            raise CommandError("upgrade_incomplete", text, error.error["where"], fix) from error
+        return self._done(left, report, begun, segments="kept")
+
+    async def _begun_anew(self, left: Handover, kept: Sequence[str]) -> Report:
+        begun = time.monotonic()
+        await self.serving.wait()
+        if left.wait_drained:
+            await self.alone.wait()
+        report = {"changed": [], "restart": list(kept), "generation": self._master.state.generation}
+        return self._done(left, report, begun, segments="new")
+
+    def _done(self, left: Handover, report: Report, begun: float, segments: str) -> Report:
+        found = {"from": left.program, "to": __version__, "segments": segments, **report}
+        seconds = round(time.monotonic() - begun, 3)
+        log.info("upgraded", f"from {left.program} to {__version__}", seconds=seconds, **found)
+        return found
