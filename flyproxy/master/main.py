@@ -122,6 +122,7 @@ class Master:
         self.segments, self.listeners, self.orphans = found.segments, found.listeners, found.orphans
         self._ledger, self._identity, self._env = found.ledger, found.identity, found.env
         self.epoch, self.backhaul_ports, self._cluster_key = found.epoch, found.backhaul_ports, found.cluster_key
+        self.certificate = found.certificate
         self.state = model.State(self.policy())
         for orphan in self.orphans:
             asyncio.get_running_loop().add_reader(orphan.pidfd, self._on_orphan_death, orphan)
@@ -160,6 +161,7 @@ class Master:
             segment_fds=self.segments.for_role(role), wake_fds=self.segments.wakes,
             runtime=self.settings.paths.runtime, state_dir=self.settings.paths.state,
             epoch=self.epoch, backhaul_ports=self.backhaul_ports, cluster_key=self._cluster_key,
+            certificate=tuple(self.certificate.pem) if self.certificate and role == "worker" else (),
         )  # fmt: skip
         self.tell(action.id, *boot_message(boot, self._identity))
         if role == "worker":

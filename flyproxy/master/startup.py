@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flyproxy import cluster_key, log, privileges
 from flyproxy.master import incarnation
@@ -19,6 +20,9 @@ from flyproxy.master.listeners import Listeners
 from flyproxy.master.notify import inherited_fds
 from flyproxy.master.segments import Segments
 from flyproxy.settings import Settings
+
+if TYPE_CHECKING:
+    from flyproxy.certificates import Certificate
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Foundation:
     listeners: Listeners
     env: dict[str, str]
     cluster_key: bytes = field(repr=False)
+    certificate: Certificate | None = field(repr=False)
     epoch: int
     backhaul_ports: tuple[int, ...]
 
@@ -40,6 +45,7 @@ def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Fo
     """Raises KeyFileError, AlreadyRunning, ListenError, OSError, ValueError; each says how to mend it."""
     paths = settings.paths
     secret = cluster_key.read(settings.backhaul.key_file)
+    certificate = _certificate(settings)
     _raise_file_limit()
     identity = _choose_identity([paths.runtime, paths.state])
     book = Ledger(paths.runtime)
@@ -53,7 +59,20 @@ def lay(settings: Settings, make_segments: Callable[[Settings], Segments]) -> Fo
     listeners.commit(listeners.prepare(settings))
     now.remember(ports)
     env = child_environment() | {ENV_TOKEN: book.token}
-    return Foundation(book, identity, orphans, segments, listeners, env, secret, now.epoch, ports)
+    return Foundation(book, identity, orphans, segments, listeners, env, secret, certificate, now.epoch, ports)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    """One that other hosts will not believe is no reason to serve nobody at all: apps of this host need none."""
+    if not settings.backhaul.cert:
+        return None
+    from flyproxy import certificates  # a large library stands behind it
+
+    found = certificates.read(settings.backhaul)
+    problem = certificates.judge(found, settings.host) if found else None
+    if problem is not None:
+        log.error("certificate-not-valid", f"{problem}; no other host is reached", fix=problem.fix)
+    return found
 
 
 def _open_backhaul(listeners: Listeners, settings: Settings, known: tuple[int, ...]) -> tuple[int, ...]:
