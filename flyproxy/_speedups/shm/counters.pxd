@@ -78,7 +78,7 @@ cdef enum:                      # MemoryKind: flyproxy_worker_memory_bytes{kind=
 
 cdef enum:                      # a HelloStatus, or: flyproxy_hellos_refused_total{reason=...}
     HELLO_SILENT = 0            # none came in time
-    HELLO_TLS = 9               # a handshake failed, or there could be none
+    HELLO_TLS = 9               # a handshake failed, as either side
     HELLO_REASONS
 
 cdef struct WorkerCounters:     # one per process index
