@@ -17,13 +17,14 @@ from flyproxy._speedups._testing_tls import Party
 from flyproxy._speedups._testing_tls import Wire as OurWire
 from tests.integration.hops import ADDRESS, SOURCE, FarHost
 from tests.kit import edge
-from tests.kit.edge import Status, Wire
+from tests.kit.edge import Status
 from tests.kit.pki import Authority, context, now
 from tests.kit.vm import ScriptedVM, VMConnection
 from tests.kit.wait import until
 
 SILENCE_S = 5.0
 HELLOS_MAX = 256  # that a worker waits for at once
+DAY_S = 86_400.0
 RAW = "[[services]]\ninternal_port = 7000\n[[services.ports]]\nport = 7001\n"
 PLAIN = "plain-1"  # an edge whose record says that it has no TLS
 Contexts = Callable[[FarHost, Authority], ssl.SSLContext]
@@ -276,6 +277,8 @@ def test_a_renewed_certificate_is_shown_after_a_reload_of_the_workers(far: FarHo
     assert serial(far) == first
     far.daemon.ctl("reload", "--workers")
     assert serial(far) != first
+    left = far.daemon.metric("flyproxy_certificate_expires_seconds")
+    assert 19 * DAY_S < left < 20 * DAY_S
     standing.wire.sock.close()
 
 

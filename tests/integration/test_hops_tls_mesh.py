@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.kit.client import RawClient
 from tests.kit.pki import Authority
 from tests.kit.region import Regions, host_of
 from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection

@@ -32,9 +32,9 @@ class Regions:
 
     ``roles``: of the regions whose hosts are not both edge and worker. ``places``: namespaces to run in, in the order
     of ``names``; ``mesh``: other mesh addresses than the places' own, for example WireGuard's. ``ports``: service ports
-    with a listener on every edge, named ``http`` (80) or by their number. ``certificates``: of regions whose hosts speak
-    TLS, their [backhaul] ca, cert and key. ``settings``: further tables of flyproxy.toml for every host, as ProxyDaemon
-    takes them."""
+    with a listener on every edge, named ``http`` (80) or by their number. ``certificates``: of regions whose hosts
+    speak TLS, their [backhaul] ca, cert and key. ``settings``: further tables of flyproxy.toml for every host, as
+    ProxyDaemon takes them."""
 
     def __init__(
         self, *names: str, roles: Mapping[str, Sequence[str]] | None = None, places: Sequence[Host] = (),
