@@ -30,7 +30,7 @@ FLAVOURS = {
     "asan": (["-O1", "-DFLYPROXY_DEBUG=1", *SANITIZE], SANITIZE),
     "fuzz": (["-O1", "-DFLYPROXY_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined"], SANITIZE),
 }
-LIBRARIES = {"hello": ["crypto"]}  # by module
+LIBRARIES = {"hello": ["crypto"], "tls": ["ssl", "crypto"], "tls_context": ["ssl", "crypto"]}  # by module
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
     "auto_pickle": False, "embedsignature": True, "binding": True, "warn.undeclared": False, "warn.unreachable": True,

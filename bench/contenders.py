@@ -14,6 +14,9 @@ from pathlib import Path
 
 from proxies import HERE, ROOT, Field, Ports, Proxy, free_port
 
+sys.path.insert(0, str(ROOT))
+from tests.kit.pki import Authority
+
 ENVOY_VERSION = "1.40.0"
 ENVOY_FOLDER = ROOT / "build/envoy"
 H2C = "proto h2"
@@ -119,19 +122,25 @@ def ctl(config: Path, *args: str) -> None:
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def two_hosts(field: Field, to: Ports, before: Callable[[int], None] = lambda edge: None) -> Proxy:
+def two_hosts(
+    field: Field, to: Ports, before: Callable[[int], None] = lambda edge: None, tls: bool = False
+) -> Proxy:
     """An edge and the host of the machine, joined by the backhaul. Proven to be used, else it would be one hop.
     ``before`` is called with the pid of the edge's master before the first request."""
     at, admin = new_ports(), free_port()
     key = field.work / "cluster.key"
     key.write_text("a key for a benchmark\n")
-    shared = {"DATABASE": field.work / "state.db", "KEY": key}
+    pki = Authority(field.folder()) if tls else None
     folder = field.folder()
-    config = field.config("flyproxy-worker.toml", folder, HOST=WORKER, ADMIN=admin, **shared)
+    shared = {"DATABASE": field.work / ("state-tls.db" if tls else "state.db"), "KEY": key}
+    config = field.config(
+        "flyproxy-worker.toml", folder, HOST=WORKER, ADMIN=admin, **shared, CERTIFICATE=certificate(pki, WORKER)
+    )
     worker = field.spawn_notifying([sys.executable, "-m", "flyproxy", "run", "-c", str(config)], folder)
     folder = field.folder()
     config = field.config(
-        "flyproxy-edge.toml", folder, HOST=EDGE, HTTP=at.http, TCP=at.tcp, ADMIN=free_port(), **shared
+        "flyproxy-edge.toml", folder, HOST=EDGE, HTTP=at.http, TCP=at.tcp, ADMIN=free_port(), **shared,
+        CERTIFICATE=certificate(pki, EDGE),
     )
     edge = field.spawn_notifying([sys.executable, "-m", "flyproxy", "run", "-c", str(config)], folder)
     deploy(config, to, "--region", "far", "--host", WORKER)
@@ -140,7 +149,13 @@ def two_hosts(field: Field, to: Ports, before: Callable[[int], None] = lambda ed
     urllib.request.urlopen(request, timeout=10).close()
     if not machine_connections(admin):
         sys.exit("bench: the edge did not ask the worker host, so there are no two hops to measure")
-    return Proxy("flyproxy", (edge.pid, worker.pid), at)
+    return Proxy("flyproxy-tls" if tls else "flyproxy", (edge.pid, worker.pid), at)
+
+
+def certificate(pki: Authority | None, host: str) -> str:
+    """The lines of [backhaul] with which a host speaks TLS; none without an authority."""
+    files = pki.sign(host) if pki else {}
+    return "\n".join(f'{key} = "{file}"' for key, file in files.items())
 
 
 def machine_connections(admin: int) -> float:
@@ -164,6 +179,7 @@ CONTENDERS: dict[str, Callable[[Field], Proxy]] = {
         "relay-splice", worker := relay(f, f.vm, "splice"), relay(f, worker.at, "splice")
     ),
     "2-flyproxy": lambda f: two_hosts(f, f.vm),
+    "2-flyproxy-tls": lambda f: two_hosts(f, f.vm, tls=True),
     "2-haproxy-h1": lambda f: chain("haproxy-h1", worker := haproxy(f, f.vm), haproxy(f, worker.at)),
     "2-haproxy-h2c": lambda f: chain(
         "haproxy-h2c", worker := haproxy(f, f.vm, bind=H2C), haproxy(f, worker.at, server=H2C)
@@ -175,3 +191,4 @@ CONTENDERS: dict[str, Callable[[Field], Proxy]] = {
 }
 ONE = tuple(name for name in CONTENDERS if not name.startswith("2-"))
 TWO = tuple(name for name in CONTENDERS if name.startswith("2-"))
+EXTRA = {"2-flyproxy-tls"}  # only when asked for: no peer has the like

@@ -27,7 +27,7 @@ from typing import Any
 
 import measure
 import report
-from contenders import CONTENDERS, ENVOY_VERSION, ONE, TWO, Missing
+from contenders import CONTENDERS, ENVOY_VERSION, EXTRA, ONE, TWO, Missing
 from proxies import HERE, ROOT, Field, Proxy
 
 Take = Callable[[Proxy, Field, float], measure.Sample]
@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--only", type=names(tuple(ROWS)), default=list(ROWS), help=f"rows, of {', '.join(ROWS)}")
-    parser.add_argument("--contenders", type=names(tuple(CONTENDERS)), default=list(CONTENDERS))
+    usual = [name for name in CONTENDERS if name not in EXTRA]
+    parser.add_argument("--contenders", type=names(tuple(CONTENDERS)), default=usual,
+                        help=f"all but {', '.join(sorted(EXTRA))} by default")
     parser.add_argument("--report", type=Path, help="write docs/benchmarks.md anew from these results")
     args = parser.parse_args()
     if args.report:
@@ -172,7 +174,7 @@ def main() -> None:
         sys.exit("bench: two cores are needed, one for the proxy and one for the load")
     result = run(args)
     print("\n" + report.tables(result))
-    if set(args.only) == set(ROWS) and set(args.contenders) == set(CONTENDERS):
+    if set(args.only) == set(ROWS) and set(args.contenders) == set(usual):
         path = HERE / "results" / (result["when"][:16].replace(":", "") + ".json")
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")

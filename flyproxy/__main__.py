@@ -69,7 +69,7 @@ def run(config: str | None, as_json: bool) -> None:
 def check(config: str | None, as_json: bool) -> None:
     """Check the settings, offline, and that this installation is whole; problems as FILE:LINE:COL: message."""
     file = config or os.environ.get("FLYPROXY_CONFIG") or DEFAULT_FILE
-    settings = _settings(lambda: _load_with_key(config), as_json)
+    settings = _settings(lambda: _load_with_files(config), as_json)
     if problem := installation.problem():
         _fail("bad_installation", problem, installation.FOLDER, "install flyproxy again", as_json)
     if as_json:
@@ -108,16 +108,22 @@ def doctor(config: str | None, as_json: bool) -> None:
     sys.exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
-def _load_with_key(config: str | None) -> Settings:
-    """The settings, the cluster key tried too. Raises SettingsError."""
-    from flyproxy import cluster_key
+def _load_with_files(config: str | None) -> Settings:
+    """The settings, the cluster key and the certificate tried too. Raises SettingsError."""
+    from flyproxy import certificates, cluster_key
 
     loaded = load_with_origins(config, os.environ)
+    backhaul = loaded.settings.backhaul
+    problem: cluster_key.KeyFileError | certificates.CertificateError | None
     try:
-        cluster_key.read(loaded.settings.backhaul.key_file)
-    except cluster_key.KeyFileError as error:
-        file, line, column = loaded.origins["backhaul.key_file"].rsplit(":", 2)
-        raise SettingsError([Problem(file, int(line), int(column), f"{error}; {error.fix}")]) from None
+        cluster_key.read(backhaul.key_file)
+        found = certificates.read(backhaul)
+        problem = certificates.judge(found, loaded.settings.host) if found else None
+    except (cluster_key.KeyFileError, certificates.CertificateError) as error:
+        problem = error
+    if problem is not None:
+        file, line, column = loaded.origins[f"backhaul.{problem.key}"].rsplit(":", 2)
+        raise SettingsError([Problem(file, int(line), int(column), f"{problem}; {problem.fix}")])
     return loaded.settings
 
 

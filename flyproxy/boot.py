@@ -1,9 +1,9 @@
 """How a child begins: the first message from the master, and how it ends: the exit statuses.
 
 A child is a fresh interpreter (``python -m flyproxy.worker``, ``.state``, ``.control``). Everything it may use comes
-through its channel: settings, the shared segments, the eventfds that wake the engines, the cluster key (whose file only
-the master may be able to read). ``receive_boot`` also gives up
-the rights that only the master needs, before the child does anything else.
+through its channel: settings, the shared segments, the eventfds that wake the engines, the cluster key and the
+certificate of the backhaul (whose files only the master may be able to read). ``receive_boot`` also gives up the rights
+that only the master needs, before the child does anything else.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Boot:
     epoch: int = 0  # of this start of the master, unix seconds
     backhaul_ports: tuple[int, ...] = ()  # slot k's backhaul listener is on port k of these
     cluster_key: bytes = field(default=b"", repr=False)
+    certificate: tuple[bytes, ...] = field(default=(), repr=False)  # ca, cert, key in PEM; of workers, with TLS
 
     @property
     def process(self) -> str:
@@ -70,6 +71,7 @@ def boot_message(boot: Boot, identity: privileges.Identity | None) -> tuple[dict
         "runtime": boot.runtime, "state_dir": boot.state_dir, "identity": identity.to_json() if identity else None,
         "epoch": boot.epoch, "backhaul_ports": list(boot.backhaul_ports),
         "cluster_key": base64.b64encode(boot.cluster_key).decode(),
+        "certificate": [pem.decode() for pem in boot.certificate],
     }  # fmt: skip
     return message, [*(boot.segment_fds[name] for name in SEGMENTS), *boot.wake_fds.values()]
 
@@ -90,6 +92,7 @@ async def receive_boot(channel: Channel) -> Boot:
         runtime=message["runtime"], state_dir=message["state_dir"],
         epoch=message["epoch"], backhaul_ports=tuple(message["backhaul_ports"]),
         cluster_key=base64.b64decode(message["cluster_key"]),
+        certificate=tuple(pem.encode() for pem in message["certificate"]),
     )  # fmt: skip
     log.configure(boot.settings.log, process=boot.process)
     privileges.confine(privileges.Identity.from_json(message["identity"]))

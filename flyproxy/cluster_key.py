@@ -12,7 +12,10 @@ LEAST = 16  # bytes: as many as the hash key that is made of it
 
 
 class KeyFileError(Exception):
-    """The file cannot be used; the text says why, ``fix`` how to mend it."""
+    """The file cannot be used; the text says why, ``fix`` how to mend it. ``key`` is the key of [backhaul] that names
+    it."""
+
+    key = "key_file"
 
     def __init__(self, key_file: str, why: str) -> None:
         super().__init__(f"the cluster key {key_file} {why}")

@@ -18,10 +18,11 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from flyproxy import cluster_key
+from flyproxy import certificates, cluster_key
 from flyproxy.master.children import child_environment
 from flyproxy.master.listeners import has_ipv6
 from flyproxy.settings import Settings, resolved
@@ -204,6 +205,7 @@ def _backhaul(settings: Settings) -> Iterator[Finding]:
         yield Finding("cluster key", "error", str(error), error.fix)
     else:
         yield from _key_mode(settings.backhaul.key_file)
+    yield from _certificate(settings)
     address, first = settings.backhaul.bind
     yield from _bindable(f"mesh address {address}", socket.SOCK_STREAM, address, 0)
     if first and (slots := resolved(settings).backhaul_slots):
@@ -218,6 +220,22 @@ def _key_mode(key_file: str) -> Iterator[Finding]:
                       f"chmod 600 {key_file}")  # fmt: skip
     else:
         yield Finding("cluster key", "ok", key_file)
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    """Only where there is one."""
+    try:
+        found = certificates.read(settings.backhaul)
+        problem = certificates.judge(found, settings.host) if found else None
+    except certificates.CertificateError as error:
+        problem, found = error, None
+    if problem is not None:
+        yield Finding("certificate", "error", str(problem), problem.fix)
+    elif found is not None and (days := (found.expires - datetime.now(UTC)).days) < certificates.WARN_DAYS:
+        yield Finding("certificate", "warning", f"{settings.backhaul.cert} expires in {days} days",
+                      "have a new one signed, then: flyproxyctl reload --workers")  # fmt: skip
+    elif found is not None:
+        yield Finding("certificate", "ok", f"{settings.backhaul.cert}, until {found.expires:{certificates.DATE}}")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:

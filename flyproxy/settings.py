@@ -153,9 +153,14 @@ class Backhaul(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "no other host is reached."
     ] = ""
     key_file: Annotated[str, _FILE, "File with the cluster key, at least 16 bytes; the same on every host."] = ""
-    ca: Annotated[str, _FILE, "Certificates that the other hosts' are checked against."] = ""
-    cert: Annotated[str, _FILE, "This host's certificate."] = ""
-    key: Annotated[str, _FILE, "The certificate's private key."] = ""
+    ca: Annotated[
+        str, _FILE, "Certificates (PEM), one of which must have signed those of the other hosts. With `cert` and `key` "
+        "hosts that have them speak TLS with each other."
+    ] = ""
+    cert: Annotated[
+        str, _FILE, "This host's certificate (PEM), for the DNS name `host`; behind it those between it and `ca`."
+    ] = ""
+    key: Annotated[str, _FILE, "The certificate's private key (PEM), without a pass phrase."] = ""
     idle: Annotated[float, duration("1s", "1h"), "How long an idle connection to another host is kept."] = 60.0
     streams: Annotated[int, Whole(1, 100_000), "Streams at once on one connection to another host."] = 1000
 
@@ -289,11 +294,7 @@ def _check(settings: Settings, document: Document, reader: toml_schema.Reader) -
     elif settings.state.url and not settings.state.url.startswith("/"):
         problem(("state", "url"), "'url' in [state] must be an absolute path for the sqlite store, or empty")
     _check_listeners(settings, problem)
-    for name in ("ca", "cert", "key"):
-        if getattr(settings.backhaul, name):
-            # Silence would let an operator believe that the mesh is encrypted.
-            problem(("backhaul", name), f"'{name}' in [backhaul]: TLS between hosts is not part of this version; "
-                    "let WireGuard encrypt the mesh (deploy/wireguard.py)")
+    _check_certificates(settings.backhaul, problem)
     if settings.backhaul.address:
         _check_backhaul(resolved(settings), problem)
 
@@ -307,6 +308,17 @@ def _check_listeners(settings: Settings, problem: Any) -> None:
         if listener.bind in seen and listener.bind[1]:
             problem(path, f"address {listener.address} in [[listeners]] is already taken by {seen[listener.bind]}")
         seen.setdefault(listener.bind, f"listener {index + 1}")
+
+
+def _check_certificates(backhaul: Backhaul, problem: Any) -> None:
+    """Silence would let an operator believe that the mesh is encrypted."""
+    named = [name for name in ("ca", "cert", "key") if getattr(backhaul, name)]
+    missing = [name for name in ("ca", "cert", "key") if name not in named]
+    if named and missing:
+        problem(("backhaul", named[0]), f"'{named[0]}' in [backhaul]: TLS between hosts needs 'ca', 'cert' and 'key'; "
+                f"add {' and '.join(map(repr, missing))}, or leave all three out")
+    elif named and not backhaul.address:
+        problem(("backhaul", "cert"), "'cert' in [backhaul] needs 'address': without one no other host is reached")
 
 
 def _check_backhaul(settings: Settings, problem: Any) -> None:
@@ -411,7 +423,10 @@ def fixed(old: Settings, new: Settings) -> Settings:
     return replace(
         new, host=old.host if old.backhaul.address else new.host, roles=old.roles, table=old.table, paths=old.paths,
         workers=replace(new.workers, slots=old.workers.slots),
-        backhaul=replace(new.backhaul, address=old.backhaul.address, key_file=old.backhaul.key_file),
+        backhaul=replace(
+            new.backhaul, address=old.backhaul.address, key_file=old.backhaul.key_file, ca=old.backhaul.ca,
+            cert=old.backhaul.cert, key=old.backhaul.key,
+        ),
     )  # fmt: skip
 
 

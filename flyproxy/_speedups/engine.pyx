@@ -16,6 +16,9 @@ from flyproxy._speedups.flow.loop cimport (
     worker_post, worker_run,
 )
 from flyproxy._speedups.flow.worker cimport Config, Listener, Worker
+from flyproxy._speedups.net.openssl cimport SSL_CTX
+from flyproxy._speedups.net.tls cimport tls_party_init
+from flyproxy._speedups.net.tls_context cimport Pem, tls_context
 from flyproxy._speedups.proto.hello cimport HELLO_KEY
 from flyproxy._speedups.proto.http1 cimport HEADERS_CAP
 from flyproxy._speedups.shm.segments cimport PROCS_MAX, SEG_COUNTERS, SEG_LOAD, SEG_LOGS, SEG_ROOT, shm_attach
@@ -84,6 +87,13 @@ cdef bytes ranges_of(list trusted):
         else:
             out += network.network_address.packed + bytes([network.prefixlen])
     return bytes(out)
+
+
+cdef Pem pem_of(bytes text):
+    cdef Pem pem
+    pem.p = <const char *>text
+    pem.n = <uint32_t>len(text)
+    return pem
 
 
 cdef class Engine:
@@ -175,6 +185,18 @@ cdef class Engine:
         except BlockingIOError:
             free(copy)
             raise
+
+    def set_certificates(self, bytes ca, bytes cert, bytes key) -> None:
+        """Speak TLS with hosts that do, as who `cert` says; PEM texts. Once, before `run`.
+
+        Raises ValueError with what could not be used.
+        """
+        cdef char why[512]
+        cdef SSL_CTX *context = tls_context(pem_of(ca), pem_of(cert), pem_of(key), b"\x08flyproxy", why, sizeof(why))
+        if context == NULL:
+            raise ValueError(f"the certificates of the backhaul cannot be used: {why.decode('ascii', 'replace')}")
+        if not tls_party_init(&self.w.tls, context, &self.w.pool):
+            raise MemoryError
 
     def remove_listener(self, uint32_t id) -> None:
         """Stop accepting on it and close it; its connections live on. Unknown ids are ignored."""

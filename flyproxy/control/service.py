@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -87,9 +88,11 @@ class Service:
 
     async def metrics(self) -> bytes:
         """The page; written in a thread, so that a large one holds nothing up here."""
-        restarts = (await self._master_status()).get("restarts", {})
-        facts = Facts(restarts, self.access_log.counts(), dict(self.monitor.probes), self.monitor.healths(),
-                      report.read(self.state_dir).quarantined_now, self.mesh_report())
+        told = await self._master_status()
+        expires = (told.get("backhaul") or {}).get("certificate_expires")
+        facts = Facts(told.get("restarts", {}), self.access_log.counts(), dict(self.monitor.probes),
+                      self.monitor.healths(), report.read(self.state_dir).quarantined_now, self.mesh_report(),
+                      datetime.fromisoformat(expires) if expires else None)
         return await asyncio.to_thread(self.page.render, self.settings.region, self.settings.host, facts)
 
     # -- records

@@ -10,7 +10,7 @@ import click
 from flyproxy.ctl.cli import Group, Run, pass_run
 from flyproxy.ctl.written import told
 
-COLUMNS = ("ID", "REGION", "ADDRESS", "PORTS", "ROLES", "STATE", "RTT MS", "VIA")
+COLUMNS = ("ID", "REGION", "ADDRESS", "PORTS", "ROLES", "TLS", "STATE", "RTT MS", "VIA")
 
 
 @click.group(cls=Group)
@@ -30,8 +30,8 @@ def list_(run: Run) -> None:
 def _row(host: Mapping[str, Any]) -> tuple[object, ...]:
     closeness = host["closeness"] or {"state": None, "rtt_ms": None, "via": None}
     state = "here" if host["here"] else closeness["state"]
-    return (host["id"], host["region"], host["address"], _ports(host["ports"]), ", ".join(host["roles"]), state,
-            closeness["rtt_ms"], closeness["via"])
+    return (host["id"], host["region"], host["address"], _ports(host["ports"]), ", ".join(host["roles"]),
+            "yes" if host["tls"] else "no", state, closeness["rtt_ms"], closeness["via"])
 
 
 def _ports(ports: list[int]) -> str:

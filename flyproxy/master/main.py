@@ -133,6 +133,7 @@ class Master:
         self.settings, self.segments, self.listeners = found.settings, found.segments, found.listeners
         self.ledger, self.orphans, self._identity, self._env = found.ledger, found.orphans, found.identity, found.env
         self.epoch, self.backhaul_ports, self._cluster_key = found.epoch, found.backhaul_ports, found.cluster_key
+        self.certificate = found.certificate
         for orphan in self.orphans:
             asyncio.get_running_loop().add_reader(orphan.pidfd, self._on_orphan_death, orphan)
         uids = {0, os.geteuid(), *([self._identity.uid] if self._identity else [])}
@@ -183,6 +184,7 @@ class Master:
             segment_fds=self.segments.for_role(role), wake_fds=self.segments.wakes,
             runtime=self.settings.paths.runtime, state_dir=self.settings.paths.state,
             epoch=self.epoch, backhaul_ports=self.backhaul_ports, cluster_key=self._cluster_key,
+            certificate=tuple(self.certificate.pem) if self.certificate and role == "worker" else (),
         )  # fmt: skip
         self._watch(action.id, process)
         self.tell(action.id, *boot_message(boot, self._identity))

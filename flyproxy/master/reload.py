@@ -20,6 +20,7 @@ from flyproxy.master.supervisor import busy
 from flyproxy.settings import Settings, SettingsError, diff, fixed, resolved
 
 if TYPE_CHECKING:
+    from flyproxy.certificates import Certificate
     from flyproxy.master.main import Master
 
 Report = dict[str, Any]
@@ -68,10 +69,12 @@ class Reloads:
         fresh = self._read()
         change = diff(master.settings, fresh)
         fresh = fixed(master.settings, fresh)
+        certificate = self._certificate(fresh) if workers else master.certificate
         try:
             sockets = master.listeners.prepare(fresh)
         except ListenError as error:
             raise CommandError("reload_refused", str(error), "listeners", error.fix) from error
+        master.certificate = certificate
         self._commit(fresh, sockets)
         if change.restart:
             log.warning("needs-restart", f"only a restart changes {', '.join(change.restart)}", keys=change.restart)
@@ -124,6 +127,21 @@ class Reloads:
                 "bad_settings", str(error), f"{first.file}:{first.line}:{first.column}",
                 "mend the file (flyproxy check tells more); the old settings go on",
             ) from error  # fmt: skip
+
+    def _certificate(self, fresh: Settings) -> Certificate | None:
+        """The renewed one, for the new workers. What is in use stays in use where the files are no good."""
+        if not fresh.backhaul.cert:
+            return None
+        from flyproxy import certificates  # a large library stands behind it
+
+        try:
+            found = certificates.read(fresh.backhaul)
+            problem = certificates.judge(found, fresh.host) if found else None
+        except certificates.CertificateError as error:
+            problem = error
+        if problem is not None:
+            raise CommandError("reload_refused", str(problem), f"[backhaul] {problem.key}", problem.fix)
+        return found
 
     def _commit(self, fresh: Settings, sockets: Change) -> None:
         master = self._master

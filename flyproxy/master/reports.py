@@ -69,7 +69,9 @@ def _backhaul(master: Master) -> Mapping[str, Any] | None:
     backhaul = master.settings.backhaul
     if not backhaul.address:
         return None
-    return {"address": backhaul.bind[0], "ports": list(master.backhaul_ports), "epoch": master.epoch}
+    found = master.certificate
+    return {"address": backhaul.bind[0], "ports": list(master.backhaul_ports), "epoch": master.epoch,
+            "certificate_expires": f"{found.expires:%Y-%m-%dT%H:%M:%SZ}" if found else None}
 
 
 def _master_state(state: model.State) -> str:

@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -24,6 +25,12 @@ from flyproxy.master.listeners import Listeners
 from flyproxy.master.notify import inherited_fds
 from flyproxy.master.segments import Kept, Segments
 from flyproxy.settings import Settings, diff, resolved
+
+if TYPE_CHECKING:
+    from flyproxy.certificates import Certificate
+
+Secrets = tuple[bytes, "Certificate | None"]
+"""The cluster key and what we show other hosts in TLS."""
 
 
 @dataclass
@@ -39,6 +46,7 @@ class Foundation:
     listeners: Listeners
     env: dict[str, str] = field(init=False)
     cluster_key: bytes = field(repr=False)
+    certificate: Certificate | None = field(repr=False)
     epoch: int
     backhaul_ports: tuple[int, ...]
     left: Handover | None = None
@@ -56,21 +64,21 @@ def lay(settings: Settings, make_segments: Callable[..., Segments]) -> Foundatio
     settings = asked = resolved(settings, left.settings.workers.slots if left else 0)
     if left is not None and left.handover is not None:  # lock, list of children and store stay where they are
         settings = replace(asked, paths=left.settings.paths)
-    secret = cluster_key.read(settings.backhaul.key_file)
+    secrets = cluster_key.read(settings.backhaul.key_file), _certificate(settings)
     _raise_file_limit()
     identity = _choose_identity([settings.paths.runtime, settings.paths.state])
     if left is not None and left.handover is not None:
         segments = _same_memory(left.handover, left.settings, settings, make_segments)
         if segments is not None:
-            return _go_on(left.handover, left.settings, segments, identity, secret)
-    found = _begin(settings, left, make_segments, identity, secret)
+            return _go_on(left.handover, left.settings, segments, identity, secrets)
+    found = _begin(settings, left, make_segments, identity, secrets)
     found.kept = diff(settings, asked).restart
     return found
 
 
 def _begin(
     settings: Settings, left: Inheritance | None, make_segments: Callable[..., Segments],
-    identity: privileges.Identity | None, secret: bytes,
+    identity: privileges.Identity | None, secrets: Secrets,
 ) -> Foundation:  # fmt: skip
     """Around the sockets that were left, if any: new memory, new children, and a new epoch."""
     paths, handed = settings.paths, left.handover if left else None
@@ -89,19 +97,19 @@ def _begin(
     ports = _open_backhaul(listeners, settings, now.ports)
     listeners.commit(listeners.prepare(settings))
     now.remember(ports)
-    return Foundation(settings, book, identity, orphans, segments, listeners, secret, now.epoch, ports, handed)
+    return Foundation(settings, book, identity, orphans, segments, listeners, *secrets, now.epoch, ports, handed)
 
 
 def _go_on(
-    left: Handover, settings: Settings, segments: Segments, identity: privileges.Identity | None, secret: bytes
+    left: Handover, settings: Settings, segments: Segments, identity: privileges.Identity | None, secrets: Secrets
 ) -> Foundation:
     """With everything as it was, the settings too: new ones are for the reload that follows."""
     book = Ledger.kept(settings.paths.runtime, left.lock, left.token)
     ours = {member.pid for member in left.members}
     orphans = [orphan for orphan in book.orphans() if orphan.pid not in ours]
     listeners = Listeners.from_book(settings.workers.slots, left.book)
-    return Foundation(settings, book, identity, orphans, segments, listeners, secret, left.epoch, left.backhaul_ports,
-                      left, resumed=True)  # fmt: skip
+    return Foundation(settings, book, identity, orphans, segments, listeners, *secrets, left.epoch,
+                      left.backhaul_ports, left, resumed=True)  # fmt: skip
 
 
 def _same_memory(
@@ -116,6 +124,19 @@ def _same_memory(
             why = str(error)
     log.info("upgrade-anew", f"new shared memory, because another is needed: {why}", program=left.program)
     return None
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    """One that other hosts will not believe is no reason to serve nobody at all: apps of this host need none."""
+    if not settings.backhaul.cert:
+        return None
+    from flyproxy import certificates  # a large library stands behind it
+
+    found = certificates.read(settings.backhaul)
+    problem = certificates.judge(found, settings.host) if found else None
+    if problem is not None:
+        log.error("certificate-not-valid", f"{problem}; no other host is reached", fix=problem.fix)
+    return found
 
 
 def _open_backhaul(listeners: Listeners, settings: Settings, known: tuple[int, ...]) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def describe(settings: Settings, boot: Boot) -> Host | None:
     if not settings.backhaul.address:
         return None
     return Host(VERSION, settings.host, settings.region, settings.backhaul.bind[0], boot.backhaul_ports, boot.epoch,
-                tuple(settings.roles))
+                tuple(settings.roles), bool(settings.backhaul.cert))
 
 
 class OwnHost:

@@ -35,7 +35,7 @@ class Writer(Protocol):
     ) -> None: ...
     def remove_machine(self, id: str) -> None: ...
     def put_host(
-        self, id: str, region: str, ip16: bytes, ports: list[int], epoch: int, roles: list[str]
+        self, id: str, region: str, ip16: bytes, ports: list[int], epoch: int, roles: list[str], tls: bool
     ) -> None: ...
     def remove_host(self, id: str) -> None: ...
     def set_region_order(self, regions: list[str]) -> None: ...
@@ -218,7 +218,7 @@ class Publisher:
 
             case Host():
                 self.writer.put_host(record.id, record.region, ip16(record.address), list(record.ports), record.epoch,
-                                     list(record.roles))
+                                     list(record.roles), record.tls)
 
     def _try_again(self) -> None:
         """Gives what was refused for lack of room another chance, each kind until its first refusal."""

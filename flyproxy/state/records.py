@@ -73,7 +73,8 @@ class Region(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Host(msgspec.Struct, array_like=True, frozen=True):
-    """A host of the mesh, as it tells of itself: mesh address, the backhaul port of each slot, boot epoch."""
+    """A host of the mesh, as it tells of itself: mesh address, the backhaul port of each slot, boot epoch, whether it
+    speaks TLS with hosts that do."""
 
     v: int
     id: str
@@ -82,6 +83,7 @@ class Host(msgspec.Struct, array_like=True, frozen=True):
     ports: tuple[int, ...] = ()
     epoch: int = 0
     roles: tuple[HostRole, ...] = ()
+    tls: bool = False
 
 
 class Health(msgspec.Struct, array_like=True, frozen=True):

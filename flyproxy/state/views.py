@@ -118,7 +118,7 @@ def hosts(world: World, here: str) -> list[dict[str, Any]]:
     return [
         {
             "id": one.id, "region": one.region, "address": one.address, "ports": list(one.ports), "epoch": one.epoch,
-            "roles": list(one.roles), "here": one.id == here, "closeness": None,
+            "roles": list(one.roles), "tls": one.tls, "here": one.id == here, "closeness": None,
         }
         for _, one in sorted(world.hosts.items())
     ]

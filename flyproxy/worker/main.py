@@ -58,6 +58,8 @@ class Worker:
             self.proc, boot.segment_fds, boot.wake_fds, settings_json(boot.settings), self.settings.region,
             self.settings.host,
         )  # fmt: skip
+        if boot.certificate:
+            self._engine.set_certificates(*boot.certificate)
         if boot.cluster_key and self.settings.backhaul.address:
             address = ip16(self.settings.backhaul.bind[0])
             self._engine.set_backhaul(boot.epoch, hmac_key(boot.cluster_key), address)

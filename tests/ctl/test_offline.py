@@ -140,7 +140,7 @@ def test_a_name_that_another_app_has_is_not_taken_over(with_app):
 
 def test_hosts_of_the_mesh_are_listed_shown_and_removed(host):
     record = records.Host(VERSION, "h1", "ams", "10.9.0.1", (7443, 7444), 1_800_000_000, ("edge", "worker"))
-    other = records.Host(VERSION, "h2", "syd", "10.9.0.2", (40001, 40007), 1_800_000_001, ("worker",))
+    other = records.Host(VERSION, "h2", "syd", "10.9.0.2", (40001, 40007), 1_800_000_001, ("worker",), True)
     assert "no hosts; each with [backhaul] address" in host("hosts", "list").out
 
     async def put():
@@ -151,13 +151,13 @@ def test_hosts_of_the_mesh_are_listed_shown_and_removed(host):
     asyncio.run(put())
     assert host("--json", "hosts", "list").data == [
         {"id": "h1", "region": "ams", "address": "10.9.0.1", "ports": [7443, 7444], "epoch": 1_800_000_000,
-         "roles": ["edge", "worker"], "here": True, "closeness": None},
+         "roles": ["edge", "worker"], "tls": False, "here": True, "closeness": None},
         {"id": "h2", "region": "syd", "address": "10.9.0.2", "ports": [40001, 40007], "epoch": 1_800_000_001,
-         "roles": ["worker"], "here": False, "closeness": None},
+         "roles": ["worker"], "tls": True, "here": False, "closeness": None},
     ]
     _, first, second = host("hosts", "list").out.splitlines()
-    assert first.split() == ["h1", "ams", "10.9.0.1", "7443-7444", "edge,", "worker", "here", "-", "-"]
-    assert second.split() == ["h2", "syd", "10.9.0.2", "40001,", "40007", "worker", "-", "-", "-"]
+    assert first.split() == ["h1", "ams", "10.9.0.1", "7443-7444", "edge,", "worker", "no", "here", "-", "-"]
+    assert second.split() == ["h2", "syd", "10.9.0.2", "40001,", "40007", "worker", "yes", "-", "-", "-"]
     assert host("--json", "hosts", "show", "h2").data["region"] == "syd"
     assert "epoch    1800000001" in host("hosts", "show", "h2").out
     assert [host("--json", "hosts", "remove", "h2").data["changed"] for _ in range(2)] == [True, False]

@@ -11,11 +11,11 @@ import pytest
 
 from tests.kit.client import RawClient
 from tests.kit.daemon import ProxyDaemon
-from tests.kit.twohops import TwoHops
+from tests.kit.twohops import SecureHops, TwoHops
 from tests.kit.vm import ScriptedVM
 
 RUNNING: list[ProxyDaemon] = []
-KIND = TwoHops if os.environ.get("FLYPROXY_TEST_HOPS") == "2" else ProxyDaemon
+KIND = {"2": TwoHops, "tls": SecureHops}.get(os.environ.get("FLYPROXY_TEST_HOPS", ""), ProxyDaemon)
 FILES = 4096  # open files that the tests' own sockets need
 
 

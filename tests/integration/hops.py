@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +13,7 @@ from flyproxy.state.records import Host as HostRecord
 from tests.kit import edge
 from tests.kit.bulk import View, write
 from tests.kit.daemon import ProxyDaemon
+from tests.kit.pki import Authority, context
 from tests.kit.region import Regions
 from tests.kit.wait import until
 
@@ -21,10 +24,13 @@ ELSEWHERE = "127.0.0.32"  # of nobody
 
 class FarHost:
     """The host ``dfw-1``, a worker host with two backhaul ports, and the record of an edge ``ghost-1`` that is ours.
-    ``settings``: further tables of its flyproxy.toml."""
+    ``authority``: both speak TLS, with certificates of it. ``settings``: further tables of its flyproxy.toml."""
 
-    def __init__(self, **settings: Any) -> None:
-        settings = {"workers": {"count": 1, "slots": 2}, **settings}
+    def __init__(self, authority: Authority | None = None, allowed: Sequence[str] = (), **settings: Any) -> None:
+        settings = {"workers": {"count": 1, "slots": 2}, "allowed": allowed, **settings}
+        self.files = authority.sign(SOURCE) if authority else None
+        if authority:
+            settings["certificates"] = {"dfw": authority.sign("dfw-1")}
         self.regions = Regions("dfw", roles={"dfw": ["worker"]}, **settings)
         self.key = edge.key_of((self.regions.dir / "cluster.key").read_text())
         self.epoch = int(time.time())
@@ -50,9 +56,10 @@ class FarHost:
         assert self.daemon.process is not None
         return View(self.daemon.process.pid)
 
-    def add_host(self, id: str, address: str) -> None:
+    def add_host(self, id: str, address: str, tls: bool | None = None) -> None:
         """The record of an edge; every worker has it when this returns."""
-        record = HostRecord(VERSION, id, "ghost", address, (), self.epoch, ("edge",))
+        tls = self.files is not None if tls is None else tls
+        record = HostRecord(VERSION, id, "ghost", address, (), self.epoch, ("edge",), tls)
         self.view().wait(write(self.regions.database, [record]))
 
     def add_app(self, app: str, machines: list[str], toml_text: str = "") -> list[str]:
@@ -66,9 +73,14 @@ class FarHost:
         ports = self.row["ports"]
         return edge.Hello(SOURCE, self.epoch, "dfw-1", self.row["epoch"], ports[0]).but(**changes)
 
-    def wire(self, source: str = ADDRESS, port: int = 0) -> edge.Wire:
-        """To its ``port``-th backhaul port."""
-        return edge.Wire((self.regions.mesh["dfw"], self.row["ports"][port]), source)
+    def wire(self, source: str = ADDRESS, port: int = 0, secure: ssl.SSLContext | None = None) -> edge.Wire:
+        """To its ``port``-th backhaul port; ``secure`` is what to speak TLS with, our own certificate if there is one."""
+        if secure is None and self.files:
+            secure = context(self.files)
+        return edge.Wire((self.regions.mesh["dfw"], self.row["ports"][port]), source, secure, "dfw-1")
+
+    def plain_wire(self, source: str = ADDRESS) -> edge.Wire:
+        return edge.Wire((self.regions.mesh["dfw"], self.row["ports"][0]), source)
 
     def transport(self) -> edge.Transport:
         wire = self.wire()

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import socket
+import ssl
 import struct
 import time
 from dataclasses import dataclass, field, replace
@@ -101,11 +102,13 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    """A connection to a backhaul port from an address of our own."""
+    """A connection to a backhaul port from an address of our own; in TLS with ``secure``, to the host ``name``."""
 
-    def __init__(self, to: Address, source: str) -> None:
+    def __init__(self, to: Address, source: str, secure: ssl.SSLContext | None = None, name: str = "") -> None:
         self.sock = socket.create_connection(to, PATIENCE_S, (source, 0))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if secure is not None:
+            self.sock = secure.wrap_socket(self.sock, server_hostname=name)
 
     def __enter__(self) -> Wire:
         return self

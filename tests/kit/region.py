@@ -32,12 +32,14 @@ class Regions:
 
     ``roles``: of the regions whose hosts are not both edge and worker. ``places``: namespaces to run in, in the order
     of ``names``; ``mesh``: other mesh addresses than the places' own, for example WireGuard's. ``ports``: service ports
-    with a listener on every edge, named ``http`` (80) or by their number. ``settings``: further tables of flyproxy.toml
-    for every host, as ProxyDaemon takes them."""
+    with a listener on every edge, named ``http`` (80) or by their number. ``certificates``: of regions whose hosts
+    speak TLS, their [backhaul] ca, cert and key. ``settings``: further tables of flyproxy.toml for every host, as
+    ProxyDaemon takes them."""
 
     def __init__(
         self, *names: str, roles: Mapping[str, Sequence[str]] | None = None, places: Sequence[Host] = (),
-        mesh: Sequence[str] = (), ports: Sequence[int] = (80,), allowed: Sequence[str] = (), **settings: Any,
+        mesh: Sequence[str] = (), ports: Sequence[int] = (80,), allowed: Sequence[str] = (),
+        certificates: Mapping[str, Mapping[str, str]] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.dir = Path(tempfile.mkdtemp(prefix="fpr-"))
         self.database = self.dir / "state.db"
@@ -56,7 +58,8 @@ class Regions:
                 region=name,
                 host=host_of(name),
                 roles=mine,
-                backhaul={"address": bracketed(self.mesh[name]), "key_file": str(key), **backhaul},
+                backhaul={"address": bracketed(self.mesh[name]), "key_file": str(key), **backhaul,
+                          **(certificates or {}).get(name, {})},
                 state={"store": "sqlite", "url": str(self.database)},
                 **settings,
             )

@@ -1,6 +1,7 @@
 """A daemon whose machines stand on another host: what tests say of one proxy must hold across two.
 
-``FLYPROXY_TEST_HOPS=2`` puts it in the place of ProxyDaemon in tests/integration.
+``FLYPROXY_TEST_HOPS=2`` puts it in the place of ProxyDaemon in tests/integration, ``FLYPROXY_TEST_HOPS=tls`` the same
+with TLS between the two.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from tests.kit.bulk import View
 from tests.kit.daemon import ProxyDaemon
+from tests.kit.pki import Authority
 from tests.kit.wait import until
 
 EDGE, FAR = "edge-1", "far-1"
@@ -27,16 +29,21 @@ COUNTED = ("_total", "_count", "_sum", "_bucket")  # how the names of counters a
 class TwoHops(ProxyDaemon):
     """An edge, and the host ``far-1`` of the same region that has the machines; ``settings`` hold for both."""
 
+    tls = False
+
     def __init__(self, *args: Any, allowed: Sequence[str] = (), **settings: Any) -> None:
         self.shared = Path(tempfile.mkdtemp(prefix="fps-"))
         key = self.shared / "cluster.key"
         key.write_text(SECRET)
         self.key = hashlib.sha256(b"flyproxy-backhaul\0" + SECRET.strip().encode()).digest()
 
+        authority = Authority(self.shared) if self.tls else None
+
         def placed(host: str, address: str, role: str) -> dict[str, Any]:
             return {
                 **settings, "host": host, "roles": [role],
-                "backhaul": {"address": f"{address}:0", "key_file": str(key), **settings.get("backhaul", {})},
+                "backhaul": {"address": f"{address}:0", "key_file": str(key), **settings.get("backhaul", {}),
+                             **(authority.sign(host) if authority else {})},
                 "state": {"store": "sqlite", "url": str(self.shared / "state.db")},
             }  # fmt: skip
 
@@ -85,3 +92,9 @@ class TwoHops(ProxyDaemon):
             newest = super().ctl("status")["revision"]
             until(lambda: self.far.status()["revision"] >= newest, f"{FAR} serves revision {newest}", MEET_S)
         return said
+
+
+class SecureHops(TwoHops):
+    """With TLS between both hosts, by certificates of one CA."""
+
+    tls = True

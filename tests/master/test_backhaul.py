@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kit.pki import DAY, Authority, now
 from tests.kit.wait import stand_still, until
 from tests.master.harness import RunningMaster, hello
 
@@ -26,9 +27,12 @@ def make_mesh(make_master: Callable[..., RunningMaster], tmp_path: Path) -> Iter
     """A master of two workers on three slots with a backhaul; not started."""
     (tmp_path / "cluster.key").write_text(SECRET + "\n")
 
-    def make(port: int = 0, roles: str = '["worker"]', **options: Any) -> RunningMaster:
+    def make(
+        port: int = 0, roles: str = '["worker"]', certificate: Mapping[str, str] | None = None, **options: Any
+    ) -> RunningMaster:
         workers = "[workers]\ncount = 2\nslots = 3\nrespawn_min = '50ms'\n"
         backhaul = f"[backhaul]\naddress = '{MESH}:{port}'\nkey_file = '{tmp_path}/cluster.key'\n"
+        backhaul += "".join(f"{key} = '{file}'\n" for key, file in (certificate or {}).items())
         return make_master(f"roles = {roles}\n{workers}{backhaul}[[listeners]]\naddress = '127.0.0.1:0'\n", **options)
 
     yield make
@@ -140,6 +144,26 @@ def test_a_reload_leaves_it_and_says_that_it_needs_a_restart(make_mesh: MakeMesh
     master.configure(master.file.read_text().partition("[paths]")[0].replace(f"{MESH}:0", f"{MESH}:7443"))
     assert master.ask("reload")["data"]["restart"] == ["backhaul.address"]
     assert ports(master) == before
+
+
+def test_a_start_with_a_certificate_that_cannot_be_used_is_refused(make_mesh: MakeMesh, tmp_path: Path) -> None:
+    files = Authority(tmp_path).sign("ams-1")
+    Path(files["key"]).write_text("hello")
+    master = make_mesh(certificate=files)
+    master.launch()
+    until(master.ended, "the master gives up", 20)
+    (refusal,) = master.of("start-failed")
+    assert f"'key' in [backhaul]: {files['key']} holds no private key" in refusal["message"] and refusal["fix"]
+
+
+def test_a_certificate_that_has_expired_is_said_and_keeps_nobody_from_starting(
+    make_mesh: MakeMesh, tmp_path: Path
+) -> None:
+    files = Authority(tmp_path).sign("ams-1", begins=now() - 2 * DAY, ends=now() - DAY)
+    master = make_mesh(certificate=files).start()
+    (said,) = master.of("certificate-not-valid")
+    assert "expired on " in said["message"] and "reload --workers" in said["fix"]
+    assert master.status()["backhaul"]["certificate_expires"].startswith(f"{now() - DAY:%Y-%m-%dT%H:}")
 
 
 def test_a_start_without_a_usable_key_is_refused(make_mesh: MakeMesh, tmp_path: Path) -> None:

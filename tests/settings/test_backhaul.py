@@ -63,8 +63,10 @@ def test_without_an_address_there_is_no_backhaul(tmp_path: Path) -> None:
 def test_only_a_restart_changes_what_other_hosts_know_this_one_by(tmp_path: Path) -> None:
     old = resolved(loaded(tmp_path, f"host = 'h1'\n{MESH}"))
     text = "host = 'h2'\nroles = ['edge']\n[backhaul]\naddress = '10.0.0.2'\nkey_file = '/other'\nidle = '5s'\n"
+    text += "ca = '/c'\ncert = '/d'\nkey = '/e'\n"
     new = resolved(loaded(tmp_path, f"{text}[workers]\ncount = 1\nslots = 4"))
-    assert set(diff(old, new).restart) == {"host", "roles", "backhaul.address", "backhaul.key_file"}
+    keys = {f"backhaul.{name}" for name in ("address", "key_file", "ca", "cert", "key")}
+    assert set(diff(old, new).restart) == {"host", "roles", *keys}
     kept = fixed(old, new)
     assert (kept.host, kept.roles, kept.backhaul.bind) == ("h1", ["edge", "worker"], ("10.0.0.1", 7443))
     assert kept.backhaul.idle == 5.0

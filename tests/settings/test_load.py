@@ -325,10 +325,19 @@ state = "/tmp"
     assert diff(old, old).changed == ()
 
 
-@pytest.mark.parametrize("name", ["ca", "cert", "key"])
-def test_tls_between_hosts_is_refused_rather_than_left_out_silently(tmp_path: Path, name: str) -> None:
-    found = problems(tmp_path, f'[backhaul]\n{name} = "/etc/flyproxy/mesh.pem"\n')
+@pytest.mark.parametrize(("names", "missing"), [
+    (["ca"], "'cert' and 'key'"), (["cert"], "'ca' and 'key'"), (["key"], "'ca' and 'cert'"), (["ca", "key"], "'cert'"),
+])
+def test_tls_between_hosts_is_refused_rather_than_left_out_silently(
+    tmp_path: Path, names: list[str], missing: str
+) -> None:
+    found = problems(tmp_path, "[backhaul]\n" + "".join(f'{name} = "/etc/flyproxy/mesh.pem"\n' for name in names))
     assert found == [
-        f"2:{len(name) + 4}: '{name}' in [backhaul]: TLS between hosts is not part of this version; "
-        "let WireGuard encrypt the mesh (deploy/wireguard.py)"
+        f"2:{len(names[0]) + 4}: '{names[0]}' in [backhaul]: TLS between hosts needs 'ca', 'cert' and 'key'; add "
+        f"{missing}, or leave all three out"
     ]
+
+
+def test_tls_between_hosts_without_a_way_to_other_hosts_is_refused(tmp_path: Path) -> None:
+    found = problems(tmp_path, "".join(["[backhaul]\n", *(f'{name} = "/m.pem"\n' for name in ("ca", "cert", "key"))]))
+    assert found == ["3:8: 'cert' in [backhaul] needs 'address': without one no other host is reached"]

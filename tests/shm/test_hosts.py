@@ -28,7 +28,7 @@ def places(world: World) -> dict[str, int | str | None]:
 
 class TestRecords:
     def test_readers_find_what_was_put(self, mesh: World) -> None:
-        mesh.writer.put_host("host2", "syd", v4("10.9.0.2"), [7001, 7002], 1_700_000_000, ["worker", "edge"])
+        mesh.writer.put_host("host2", "syd", v4("10.9.0.2"), [7001, 7002], 1_700_000_000, ["worker", "edge"], True)
         mesh.writer.put_host("host1", "yyz", v4("10.9.0.1"), [], 5, [])
         mesh.commit()
         peers = mesh.peers()
@@ -44,9 +44,11 @@ class TestRecords:
             "ports": [7001, 7002],
             "epoch": 1_700_000_000,
             "roles": ["edge", "worker"],
+            "tls": True,
         }
         assert mesh.reader().hosts()[0] == first
         assert [host["id"] for host in mesh.reader().hosts()] == ["host2", "host1"]
+        assert [host["tls"] for host in mesh.reader().hosts()] == [True, False]
         assert mesh.reader().usage()["hosts"] == mesh.writer.usage()["hosts"] == 2
 
     def test_nothing_shows_before_commit(self, mesh: World) -> None:

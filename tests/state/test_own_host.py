@@ -65,10 +65,11 @@ def test_a_session_writes_its_host_and_serves_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", [
     host("h1", epoch=H1.epoch - 1), host("h1", epoch=H1.epoch - 1, address="10.9.9.9"), host("h1", region="syd"),
+    structs.replace(H1, tls=True),
 ])
 def test_what_is_older_or_its_own_is_replaced(tmp_path: Path, there: Host) -> None:
     async def test(store: SqliteStore, table: FakeTable, until: Any) -> None:
-        expected = ("ams", ip16("10.9.0.1"), [7443, 7444], H1.epoch, ["edge", "worker"])
+        expected = ("ams", ip16("10.9.0.1"), [7443, 7444], H1.epoch, ["edge", "worker"], False)
         await until(lambda: table.view.get("hosts") == {"h1": expected})
         assert (await load_world(store)).hosts == {"h1": H1}
 

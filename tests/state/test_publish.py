@@ -144,7 +144,7 @@ def test_hosts_of_the_mesh_come_change_and_go_and_are_there_before_machines() ->
     one, table, _ = publisher()
     one.apply([put(machine("m", "hello")), put(host("h1")), put(http_app("hello"))])
     assert table.calls == ["put_app hello", "put_host h1", "put_machine m"]
-    assert table.hosts == {"h1": ("ams", ip16("10.9.0.1"), [7443, 7444], 1_800_000_000, ["edge", "worker"])}
+    assert table.hosts == {"h1": ("ams", ip16("10.9.0.1"), [7443, 7444], 1_800_000_000, ["edge", "worker"], False)}
     one.apply([put(host("h1", address="10.9.0.2", epoch=1_800_000_001))])
     assert table.hosts["h1"][1:4:2] == (ip16("10.9.0.2"), 1_800_000_001)
     one.apply([gone(host("h1"))])

@@ -25,7 +25,7 @@ ALL: list[tuple[Record, str]] = [
     (Hostname(VERSION, "*.example.com", "hello"), "g"),
     (Ip(VERSION, "192.0.2.1", None), "g"),
     (Region(VERSION, "ams"), "g"),
-    (Host(VERSION, "h-1", "ams", "10.9.0.1", (7443, 7444), 1_800_000_000, ("edge", "worker")), "g"),
+    (Host(VERSION, "h-1", "ams", "10.9.0.1", (7443, 7444), 1_800_000_000, ("edge", "worker"), True), "g"),
     (Health(VERSION, "m-1", "critical", "refused"), "r-ams"),
 ]
 
@@ -33,6 +33,12 @@ ALL: list[tuple[Record, str]] = [
 @pytest.mark.parametrize(("record", "scope"), ALL, ids=lambda value: type(value).__name__)
 def test_every_record_is_read_as_it_was_written(record: Record, scope: str) -> None:
     assert decode(scope, key_of(record)[1], encode(record)) == record
+
+
+def test_a_host_whose_record_was_written_before_there_was_tls_has_none() -> None:
+    old = Host(VERSION, "h-1", "ams", "10.9.0.1", (7443,), 1_800_000_000, ("worker",))
+    fields = msgspec.json.decode(encode(old))
+    assert fields[-1] is False and decode("g", "node.h-1", msgspec.json.encode(fields[:-1])) == old
 
 
 @pytest.mark.parametrize(("record", "scope"), ALL, ids=lambda value: type(value).__name__)

@@ -42,8 +42,9 @@ static const char *const FP_LIMIT_NAMES[] = {
     "windows",
 };
 static const char *const FP_RETRY_NAMES[] = {"stale", "refused", "connect_timeout", "reset", "host"};
-static const char *const FP_MEMORY_NAMES[] = {"buffers", "connections", "pipes"};
+static const char *const FP_MEMORY_NAMES[] = {"buffers", "connections", "pipes", "tls"};
 static const char *const FP_HELLO_NAMES[] = {
     "silent", "malformed", "not_authentic", "wrong_host", "old_destination", "old_source", "stale", "refused", "busy",
+    "tls",
 };
 #endif

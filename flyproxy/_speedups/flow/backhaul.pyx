@@ -22,6 +22,7 @@ from flyproxy._speedups.flow.streams cimport stream_end, stream_open
 from flyproxy._speedups.flow.tcp_relay cimport tcp_relay_open
 from flyproxy._speedups.flow.transport cimport frames_begin, frames_end, transport_end, transport_new, transport_start
 from flyproxy._speedups.flow.upstream cimport upstream_attach
+from flyproxy._speedups.flow.wire cimport wire_ready
 from flyproxy._speedups.flow.worker cimport (
     CF_END, CF_END_SENT, HOST_TRANSPORTS, K_TRANSPORT, PH_CONNECT, PH_SEND, TR_HOST, US_BUSY, US_CONNECTING,
     US_GREETING, XF_CONTENT_SENT, XF_RAW, XF_UPGRADE, Conn, Exchange, HostLink, Transport, Worker,
@@ -157,9 +158,14 @@ cdef int greet_again(Worker *w, Transport *t, const THost *h, const HelloAnswer 
 cdef int connected(Worker *w, Transport *t, const THost *h) noexcept nogil:
     cdef Hello hello
     cdef Conn *c = t.c
+    cdef int ready = -1
     if not c.s.io & (IO_OUT | IO_ERR):
         return 0
     if h != NULL and sock_error(c.s.fd) == 0:
+        ready = wire_ready(w, c)
+    if ready == 0:
+        return 0
+    if ready > 0:
         host_greet(w, h, t.port, &hello)
         hello.kind = HELLO_TRANSPORT
         hello.hops = t.hops

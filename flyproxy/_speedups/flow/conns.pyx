@@ -2,6 +2,7 @@
 
 from flyproxy._speedups.flow.pool cimport pool_remove
 from flyproxy._speedups.flow.streams cimport is_stream, stream_leave
+from flyproxy._speedups.flow.wire cimport wire_abandon, wire_close
 from flyproxy._speedups.flow.worker cimport (
     CF_APP_COUNTED, CF_OPEN_COUNTED, CF_PROXY_COUNTED, K_DOWN, TS_HELLO, US_CONNECTING, US_IDLE, Conn, Worker,
 )
@@ -62,6 +63,7 @@ cdef void uncount_open(Worker *w, Conn *c) noexcept nogil:
 cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
     if c.s.dead:
         return
+    wire_close(c)
     # Closed before it is uncounted: what is given back may be taken by another worker at once.
     reactor_close(&w.reactor, &c.s)
     w.hellos -= c.state == TS_HELLO
@@ -85,5 +87,6 @@ cdef void conn_close(Worker *w, Conn *c) noexcept nogil:
 
 cdef void conn_abort(Worker *w, Conn *c) noexcept nogil:
     if not is_stream(c):
+        wire_abandon(c)
         sock_reset_on_close(c.s.fd)
     conn_close(w, c)

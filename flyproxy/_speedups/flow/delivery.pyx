@@ -18,6 +18,7 @@ from flyproxy._speedups.flow.hosts cimport host_link
 from flyproxy._speedups.flow.streams cimport stream_last, stream_open
 from flyproxy._speedups.flow.transport cimport frames_begin, frames_end, transport_new, transport_start
 from flyproxy._speedups.flow.upstream cimport upstream_open
+from flyproxy._speedups.flow.wire cimport wire_ready, wire_recv, wire_secure, wire_send
 from flyproxy._speedups.flow.worker cimport (
     BODY_LENGTH, BODY_NONE, BODY_UNTIL_CLOSE, CF_END, CF_END_SENT, K_DOWN, K_TRANSPORT, TR_SERVER, TS_HELLO, US_BUSY,
     XF_ADMITTED, XF_CONTENT_SENT, XF_DELIVERY, XF_HALF_CLOSE, XF_HTTP2, XF_IDEMPOTENT, XF_MAY_RELAY, XF_RAW,
@@ -25,7 +26,8 @@ from flyproxy._speedups.flow.worker cimport (
 )
 from flyproxy._speedups.mem.buf cimport buf_give, buf_len, buf_room, buf_take
 from flyproxy._speedups.net.reactor cimport IO_IN, reactor_move_lane, timer_set
-from flyproxy._speedups.net.sockets cimport Endpoint, sock_local, sock_recv, sock_send
+from flyproxy._speedups.net.sockets cimport Endpoint, sock_local
+from flyproxy._speedups.net.tls cimport tls_feed, tls_names
 from flyproxy._speedups.proto.answer cimport error_code, error_status
 from flyproxy._speedups.proto.head cimport RQ_EXPECT, RQ_IDEMPOTENT, RQ_UPGRADE, RS_SWITCHED, Header, Slice
 from flyproxy._speedups.proto.hello cimport (
@@ -52,11 +54,12 @@ cdef extern from "fp_status.h" nogil:
     const char *reason_of "fp_reason"(int status) noexcept
 
 cdef enum:
-    HELLO_MS = 5000
+    HELLO_MS = 5000             # with the TLS handshake
     HELLOS_MAX = 256            # connections of a worker that have not said who they are
     SKEW_MS = 30000             # by which two hosts' clocks may differ
     HEAD_ROOM = 4096            # most heads fit
     CLIENT_HEX = 72             # address and port of the client, then of where it spoke to
+    TLS_HANDSHAKE = 0x16        # the first byte of a TLS connection (RFC 8446 5.1); of a plain hello it is 0x0D
     TUNNEL_STATUS = 200         # what accepts an extended CONNECT (RFC 8441 5)
 
 
@@ -86,6 +89,13 @@ cdef int same_text(const char *a, uint32_t a_n, const char *b, uint32_t b_n) noe
     return a_n == b_n and memcmp(a, b, a_n) == 0
 
 
+# In TLS with a certificate for its id; plain only if we have none, or its record says that it has none.
+cdef int speaks_as(Worker *w, const Conn *c, const THost *source) noexcept nogil:
+    if c.tls != NULL:
+        return tls_names(c.tls, source.id, source.id_n)
+    return w.tls.context == NULL or not source.tls
+
+
 # The HelloStatus of an authentic hello.
 cdef int judge(Worker *w, Conn *c, const Hello *hello) noexcept nogil:
     cdef uint64_t now_ms = w.reactor.wall_us / 1000
@@ -100,6 +110,8 @@ cdef int judge(Worker *w, Conn *c, const Hello *hello) noexcept nogil:
         return HA_STALE
     source = table_host_by_id(&w.table, hello.source, hello.source_n)
     if source == NULL or memcmp(source.address, c.peer.address, 16) != 0:
+        return HA_NOT_AUTHENTIC
+    if not speaks_as(w, c, source):
         return HA_NOT_AUTHENTIC
     link = host_link(w, source)
     if hello.source_epoch < link.epoch or hello.source_epoch < source.epoch:
@@ -122,7 +134,7 @@ cdef int say(Worker *w, Conn *c, int status, int error) noexcept nogil:
         answer.code = <uint16_t>(<uint8_t>code[1] << 8 | ((code[2] - c'0') * 10 + code[3] - c'0'))
     answer.epoch = w.boot_epoch
     hello_answer_write(&answer, out)
-    return sock_send(c.s.fd, <const char *>out, HELLO_ANSWER) == HELLO_ANSWER   # a new connection takes that at once
+    return wire_send(c, <const char *>out, HELLO_ANSWER) == HELLO_ANSWER   # a new connection takes that at once
 
 
 cdef int refuse_hello(Worker *w, Conn *c, int status) noexcept nogil:
@@ -132,14 +144,28 @@ cdef int refuse_hello(Worker *w, Conn *c, int status) noexcept nogil:
     return 0
 
 
+# The first bytes are those of TLS: it gets them.
+cdef int begin_tls(Worker *w, Conn *c) noexcept nogil:
+    if not wire_secure(w, c, NULL, 0):
+        conn_close(w, c)
+        return 0
+    tls_feed(c.tls, &c.in_)
+    return 1
+
+
 cdef int delivery_read_hello(Worker *w, Conn *c) noexcept nogil:
     cdef Hello hello
     cdef int64_t n
     cdef int status
+    status = wire_ready(w, c)
+    if status <= 0:
+        if status < 0:
+            conn_close(w, c)
+        return 0
     if not buf_room(&w.pool, &c.in_, HELLO_MAX - buf_len(&c.in_)):
         conn_close(w, c)
         return 0
-    n = sock_recv(c.s.fd, c.in_.data + c.in_.end, HELLO_MAX - buf_len(&c.in_))
+    n = wire_recv(c, c.in_.data + c.in_.end, HELLO_MAX - buf_len(&c.in_))
     if n == -EAGAIN:
         c.s.io &= ~IO_IN
         return 0
@@ -147,6 +173,8 @@ cdef int delivery_read_hello(Worker *w, Conn *c) noexcept nogil:
         conn_close(w, c)
         return 0
     c.in_.end += <uint32_t>n
+    if c.in_.data[c.in_.start] == TLS_HANDSHAKE and c.tls == NULL and w.tls.context != NULL:
+        return begin_tls(w, c)
     n = hello_parse(<uint8_t *>c.in_.data + c.in_.start, buf_len(&c.in_), &hello)
     if n == 0 and buf_len(&c.in_) < HELLO_MAX:
         return 1

@@ -15,7 +15,7 @@ cdef uint32_t host_epoch(const HostLink *link, const THost *h) noexcept nogil
 cdef const THost *host_towards(Worker *w, Exchange *x, const TMachine *m, int *hops) noexcept nogil
 # Where this worker begins to count among a host's ports; taken modulo their number.
 cdef uint32_t host_first_port(Worker *w) noexcept nogil
-# From our mesh address to its port of that index; NULL: not to be reached.
+# From our mesh address to its port of that index, in TLS if both have certificates; NULL: not to be reached.
 cdef Conn *host_connect(Worker *w, const THost *h, uint32_t port, int kind) noexcept nogil
 cdef uint64_t host_connect_deadline(Worker *w) noexcept nogil
 # A hello without what is particular to its kind.

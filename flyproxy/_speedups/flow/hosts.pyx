@@ -8,16 +8,18 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from flyproxy._speedups.flow.conns cimport conn_open
+from flyproxy._speedups.flow.conns cimport conn_close, conn_open
 from flyproxy._speedups.flow.ids cimport random_bytes
+from flyproxy._speedups.flow.wire cimport wire_distrusted, wire_recv, wire_secure, wire_send
 from flyproxy._speedups.flow.worker cimport XF_DELIVERY, Conn, Exchange, HostLink, Transport, Worker
 from flyproxy._speedups.mem.buf cimport buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_IN
-from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect, sock_recv, sock_send
+from flyproxy._speedups.net.sockets cimport Endpoint, sock_connect
 from flyproxy._speedups.proto.hello cimport (
     HELLO_ANSWER, HELLO_MAX, Hello, HelloAnswer, hello_answer_parse, hello_write,
 )
 from flyproxy._speedups.shm.closeness cimport HS_VIA, host_state, host_via, host_word
+from flyproxy._speedups.shm.counters cimport HELLO_TLS
 from flyproxy._speedups.shm.table cimport THost, TMachine, table_host
 
 
@@ -59,11 +61,16 @@ cdef uint32_t host_first_port(Worker *w) noexcept nogil:
 
 cdef Conn *host_connect(Worker *w, const THost *h, uint32_t port, int kind) noexcept nogil:
     cdef Endpoint to
+    cdef Conn *c
     cdef int fd
     memcpy(to.address, h.address, 16)
     to.port = h.ports[port]
     fd = sock_connect(&to, w.mesh_address)
-    return conn_open(w, fd, kind) if fd >= 0 else NULL
+    c = conn_open(w, fd, kind) if fd >= 0 else NULL
+    if c != NULL and h.tls and w.tls.context != NULL and not wire_secure(w, c, h.id, h.id_n):
+        conn_close(w, c)
+        return NULL
+    return c
 
 
 cdef uint64_t host_connect_deadline(Worker *w) noexcept nogil:
@@ -90,7 +97,7 @@ cdef void host_greet(Worker *w, const THost *h, uint32_t port, Hello *hello) noe
 cdef int host_send_hello(Worker *w, Conn *c, const Hello *hello) noexcept nogil:
     cdef uint8_t out[HELLO_MAX]
     cdef uint32_t n = hello_write(hello, w.backhaul_key, out)
-    return n != 0 and sock_send(c.s.fd, <const char *>out, n) == n      # a new connection takes that much at once
+    return n != 0 and wire_send(c, <const char *>out, n) == n      # a new connection takes that much at once
 
 
 cdef int host_read_answer(Worker *w, Conn *c, HelloAnswer *answer) noexcept nogil:
@@ -99,11 +106,12 @@ cdef int host_read_answer(Worker *w, Conn *c, HelloAnswer *answer) noexcept nogi
     while buf_len(&c.in_) < HELLO_ANSWER:
         if not buf_room(&w.pool, &c.in_, HELLO_ANSWER):
             return -1
-        n = sock_recv(c.s.fd, c.in_.data + c.in_.end, HELLO_ANSWER - buf_len(&c.in_))
+        n = wire_recv(c, c.in_.data + c.in_.end, HELLO_ANSWER - buf_len(&c.in_))
         if n == -EAGAIN:
             c.s.io &= ~IO_IN
             return 0
         if n <= 0:
+            w.counters.hellos_refused[HELLO_TLS] += wire_distrusted(c, n)
             return -1
         c.in_.end += <uint32_t>n
     whole = hello_answer_parse(<uint8_t *>c.in_.data + c.in_.start, answer)

@@ -36,7 +36,10 @@ from flyproxy._speedups.net.reactor cimport (
     Source, reactor_add, reactor_clear, reactor_init, reactor_serve, reactor_source, reactor_timers, reactor_wait,
     reactor_watch,
 )
-from flyproxy._speedups.shm.counters cimport MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, counters_bucket, counters_worker
+from flyproxy._speedups.net.tls cimport TLS_BYTES, Tls, tls_party_clear
+from flyproxy._speedups.shm.counters cimport (
+    MEM_BUFFERS, MEM_CONNECTIONS, MEM_PIPES, MEM_TLS, counters_bucket, counters_worker,
+)
 from flyproxy._speedups.shm.platform cimport fp_acquire_u32, fp_acquire_u64, fp_monotonic_ns, fp_release_u32
 from flyproxy._speedups.shm.segments cimport PS_DRAINING, ProcBeat, shm_beat, shm_wake
 from flyproxy._speedups.proto.hello cimport HELLO_KEY
@@ -178,6 +181,7 @@ cdef void each_second(Worker *w) noexcept nogil:
     w.counters.memory[MEM_CONNECTIONS] = (<uint64_t>w.reactor.sources.used * w.reactor.sources.element
                                           + <uint64_t>w.exchanges.used * w.exchanges.element)
     transports_count(w)
+    w.counters.memory[MEM_TLS] = <uint64_t>w.tls.open * (sizeof(Tls) + TLS_BYTES)
     w.counters.memory[MEM_PIPES] = <uint64_t>(w.pipes.open - w.pipes.idle) * (64 << 10)
 
 
@@ -223,6 +227,7 @@ cdef void worker_clear(Worker *w) noexcept nogil:
     pipes_clear(&w.pipes)
     reactor_clear(&w.reactor)
     slab_clear(&w.exchanges)
+    tls_party_clear(&w.tls)
     pool_clear(&w.pool)
     free(w.host_links)
     free(w.vm_transports)

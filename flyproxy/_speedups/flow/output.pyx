@@ -7,10 +7,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from flyproxy._speedups.flow.streams cimport is_stream, stream_write
+from flyproxy._speedups.flow.wire cimport wire_send, wire_writev
 from flyproxy._speedups.flow.worker cimport CF_CORKED, IOVS, SIDE, Conn, Outbox, Worker
 from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_OUT
-from flyproxy._speedups.net.sockets cimport iovec, sock_send, sock_writev
+from flyproxy._speedups.net.sockets cimport iovec
 from flyproxy._speedups.proto.http1 cimport put_hex
 
 cdef enum:
@@ -73,9 +74,9 @@ cdef int outbox_send(Worker *w, Conn *to) noexcept nogil:
         return stream_write(w, to)
     if buf_len(&to.out) == 0 and not to.flags & CF_CORKED:
         if box.n == 1:
-            sent = sock_send(to.s.fd, <char *>box.iov[0].iov_base, <uint32_t>box.iov[0].iov_len)
+            sent = wire_send(to, <char *>box.iov[0].iov_base, <uint32_t>box.iov[0].iov_len)
         else:
-            sent = sock_writev(to.s.fd, box.iov, box.n)
+            sent = wire_writev(to, box.iov, box.n)
         if sent > 0:
             to.sent += <uint64_t>sent
         if sent == <int64_t>box.bytes:
@@ -102,7 +103,7 @@ cdef int send_corked(Worker *w, Conn *to) noexcept nogil:
     iov[0].iov_base = to.out.data + to.out.start
     iov[0].iov_len = held
     memcpy(&iov[1], box.iov, box.n * sizeof(iovec))
-    sent = sock_writev(to.s.fd, iov, box.n + 1)
+    sent = wire_writev(to, iov, box.n + 1)
     if sent < 0 and sent != -EAGAIN:
         return <int>-sent
     if sent < <int64_t>(held + box.bytes):
@@ -131,7 +132,7 @@ cdef int conn_flush(Worker *w, Conn *c) noexcept nogil:
     while buf_len(&c.out):
         if not c.s.io & IO_OUT:
             return 0
-        sent = sock_send(c.s.fd, c.out.data + c.out.start, buf_len(&c.out))
+        sent = wire_send(c, c.out.data + c.out.start, buf_len(&c.out))
         if sent == -EAGAIN:
             c.s.io &= ~IO_OUT
             return 0

@@ -37,6 +37,8 @@ cdef int splice_through(
 ) noexcept nogil:
     cdef int64_t n
     cdef int _k, state
+    if source.tls != NULL or sink.tls != NULL:
+        return SP_NO_PIPE       # what the kernel has is not what is meant
     for _k in range(READS_PER_TURN):
         if pipe[0] != NULL:
             state = drain(w, sink, pipe[0], moved)

@@ -26,6 +26,7 @@ from flyproxy._speedups.flow.retry cimport (
 from flyproxy._speedups.flow.streams cimport stream_data, stream_release, streams_fill
 from flyproxy._speedups.flow.tunnel cimport tunnel_broken
 from flyproxy._speedups.flow.vm_http2 cimport vm_connected, vm_forget
+from flyproxy._speedups.flow.wire cimport wire_recv, wire_send
 from flyproxy._speedups.flow.worker cimport (
     PH_ANSWER, PH_TUNNEL, READS_PER_TURN, SCRATCH, TR_HOST, TR_SERVER, TR_VM, US_CONNECTING, Conn, Exchange, Transport,
     Worker,
@@ -33,7 +34,7 @@ from flyproxy._speedups.flow.worker cimport (
 from flyproxy._speedups.mem.buf cimport buf_append, buf_consume, buf_give, buf_len, buf_room
 from flyproxy._speedups.mem.slab cimport slab_clear, slab_init
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
-from flyproxy._speedups.net.sockets cimport sock_recv, sock_send, sock_unacknowledged
+from flyproxy._speedups.net.sockets cimport sock_unacknowledged
 from flyproxy._speedups.proto.head cimport HEADERS_CAP, Header
 from flyproxy._speedups.proto.http2 cimport (
     EV_DATA, EV_ERROR, EV_GOAWAY, EV_NONE, EV_PONG, EV_REQUEST, EV_RESET, EV_RESPONSE, EV_SETTINGS, EV_TRAILERS,
@@ -41,6 +42,7 @@ from flyproxy._speedups.proto.http2 cimport (
     http2_init, http2_ping, http2_read, http2_ready, http2_start,
 )
 from flyproxy._speedups.proto.http2_window cimport WINDOW_MAX
+from flyproxy._speedups.shm.counters cimport HELLO_SILENT
 
 cdef enum:
     LIST_MAX = 128 << 10        # bytes of a decoded head with 32 for each field
@@ -52,7 +54,6 @@ cdef enum:
     QUIET_MS = 1000             # silence after which a PING asks, while somebody waits
     IDLE_QUIET_MS = 5000        # and while nobody does
     DEAD_MS = 3000              # and how long its answer may take
-    SILENT = 0                  # of hellos_refused: none came in time
     DRAIN_PATIENCE_MS = 2000    # for the answer to the PING between two GOAWAYs
 
 
@@ -208,7 +209,7 @@ cdef void flush(Worker *w, Transport *t) noexcept nogil:
             return
         if not c.s.io & IO_OUT or not t.greeted:
             return
-        sent = sock_send(c.s.fd, c.out.data + c.out.start, buf_len(&c.out))
+        sent = wire_send(c, c.out.data + c.out.start, buf_len(&c.out))
         if sent < 0 and sent != -EAGAIN:
             transport_end(w, t, broken(t))
             return
@@ -299,7 +300,7 @@ cdef void happened(Worker *w, Transport *t, H2Event *ev) noexcept nogil:
         t.going = 1
     elif ev.type == EV_ERROR:
         if t.c.s.io & IO_OUT:           # the GOAWAY says why; nobody waits for it to arrive
-            sock_send(t.c.s.fd, t.c.out.data + t.c.out.start, buf_len(&t.c.out))
+            wire_send(t.c, t.c.out.data + t.c.out.start, buf_len(&t.c.out))
         transport_end(w, t, broken(t))
 
 
@@ -345,7 +346,7 @@ cdef int read_frames(Worker *w, Transport *t) noexcept nogil:
         kept = buf_len(&c.in_)
         if kept:
             memcpy(w.frames, c.in_.data + c.in_.start, kept)
-        n = sock_recv(c.s.fd, w.frames + kept, SCRATCH)
+        n = wire_recv(c, w.frames + kept, SCRATCH)
         if n == -EAGAIN:
             c.s.io &= ~IO_IN
             return 0
@@ -435,7 +436,7 @@ cdef void transport_on_timeout(void *owner, Source *source) noexcept nogil:
     cdef Conn *c = <Conn *>source
     cdef Transport *t = c.transport
     if t == NULL:
-        w.counters.hellos_refused[SILENT] += 1
+        w.counters.hellos_refused[HELLO_SILENT] += 1
         conn_close(w, c)
         return
     if not t.open and not (t.greeted and t.role == TR_SERVER):

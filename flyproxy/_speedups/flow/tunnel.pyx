@@ -16,13 +16,14 @@ from flyproxy._speedups.flow.splicing cimport (
     SP_BUDGET, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SOURCE_DRY, SP_SOURCE_ERROR, splice_through,
 )
 from flyproxy._speedups.flow.streams cimport is_stream, stream_credit, stream_end
+from flyproxy._speedups.flow.wire cimport wire_end, wire_recv
 from flyproxy._speedups.flow.worker cimport (
     CF_BULK, CF_FIN, CF_SHUT, K_TUNNEL, PH_TUNNEL, READS_PER_TURN, SCRATCH, XF_DELIVERY, XF_RAW, Conn, Exchange, Worker,
 )
 from flyproxy._speedups.mem.buf cimport buf_consume, buf_len
 from flyproxy._speedups.net.pipes cimport Pipe
 from flyproxy._speedups.net.reactor cimport IO_ERR, IO_IN, IO_OUT, IO_RDHUP, Source, reactor_queue, timer_set
-from flyproxy._speedups.net.sockets cimport sock_error, sock_recv, sock_shutdown_write
+from flyproxy._speedups.net.sockets cimport sock_error
 from flyproxy._speedups.shm.counters cimport AppSeries, counters_app
 
 cdef enum:
@@ -66,11 +67,11 @@ cdef void count(Worker *w, Exchange *x, Conn *source, uint64_t n) noexcept nogil
 cdef int source_ended(Worker *w, Exchange *x, Conn *source, Conn *sink) noexcept nogil:
     source.flags |= CF_FIN
     if not sink.flags & CF_SHUT:
+        if not is_stream(sink) and not wire_end(sink):
+            return FLOW_WAIT            # tried again when the sink is writable
         sink.flags |= CF_SHUT
         if is_stream(sink):
             stream_end(w, sink, NULL, 0)
-        else:
-            sock_shutdown_write(sink.s.fd)
     if sink.flags & CF_FIN and source.flags & CF_SHUT:
         end(w, x, ERR_NONE, 0)
         return FLOW_OVER
@@ -78,7 +79,7 @@ cdef int source_ended(Worker *w, Exchange *x, Conn *source, Conn *sink) noexcept
 
 
 cdef int copy(Worker *w, Exchange *x, Conn *source, Conn *sink) noexcept nogil:
-    cdef int64_t n = sock_recv(source.s.fd, w.scratch, SCRATCH)
+    cdef int64_t n = wire_recv(source, w.scratch, SCRATCH)
     if n == -EAGAIN:
         source.s.io &= ~IO_IN
         return FLOW_WAIT

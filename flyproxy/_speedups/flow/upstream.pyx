@@ -19,6 +19,7 @@ from flyproxy._speedups.flow.streams cimport is_stream, stream_credit
 from flyproxy._speedups.flow.tcp_relay cimport tcp_relay_greet, tcp_relay_read
 from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.vm_http2 cimport vm_open
+from flyproxy._speedups.flow.wire cimport wire_ready
 from flyproxy._speedups.flow.worker cimport (
     BODY_CHUNKED, BODY_UNTIL_CLOSE, CF_FIN, CF_OPEN_COUNTED, CF_REMOTE, K_UP, PH_ANSWER, PH_CONNECT, PH_SEND, US_BUSY,
     US_CONNECTING, US_GREETING, US_IDLE, XF_HTTP2, XF_IDEMPOTENT, XF_RAW, XF_STALE_RETRIED, XF_UPGRADE,
@@ -176,11 +177,15 @@ cdef void connected(Worker *w, Exchange *x) noexcept nogil:
 
 cdef int on_connecting(Worker *w, Conn *u) noexcept nogil:
     cdef Exchange *x = u.x
-    cdef int error
+    cdef int error, ready = 1
     if not u.s.io & (IO_OUT | IO_ERR):
         return 0
     error = sock_error(u.s.fd)
-    if error and u.flags & CF_REMOTE:
+    if error == 0:
+        ready = wire_ready(w, u)
+    if ready == 0:
+        return 0
+    if u.flags & CF_REMOTE and (error or ready < 0):
         attempt_failed(w, x, F_HOST_UNREACHABLE)
         return 0
     if error:

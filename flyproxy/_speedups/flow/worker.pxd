@@ -9,6 +9,7 @@ from flyproxy._speedups.mem.slab cimport Slab
 from flyproxy._speedups.net.pipes cimport Pipe, PipePool
 from flyproxy._speedups.net.reactor cimport Reactor, Source
 from flyproxy._speedups.net.sockets cimport Endpoint, iovec
+from flyproxy._speedups.net.tls cimport Tls, TlsParty
 from flyproxy._speedups.proto.chunked cimport Chunked
 from flyproxy._speedups.proto.http1 cimport HeadLimits, RequestHead, ResponseHead, Slice
 from flyproxy._speedups.proto.hello cimport HELLO_KEY
@@ -56,11 +57,11 @@ cdef enum ConnState:
     DS_HEAD                     # idle, or in the middle of a request head
     DS_BUSY                     # has an exchange
     DS_LINGER                   # answered for the last time; input is discarded
-    US_CONNECTING               # also a stream whose transport is not open yet
+    US_CONNECTING               # its TLS handshake, too; also a stream whose transport is not open yet
     US_BUSY
     US_IDLE                     # in the pool
     US_GREETING                 # a TCP relay to another host: its answer is awaited
-    TS_HELLO                    # K_TRANSPORT: the other side's hello is awaited
+    TS_HELLO                    # K_TRANSPORT: the other side's hello is awaited, its TLS handshake first
 
 cdef enum ConnFlag:
     CF_FIN = 1                  # the other side has sent its last byte
@@ -87,6 +88,7 @@ cdef struct Conn:
     Buf in_                     # read and not used yet
     Buf out                     # not taken by the kernel yet
     Exchange *x
+    Tls *tls                    # NULL: plain
     Endpoint peer
     Endpoint local
     uint32_t app
@@ -337,6 +339,7 @@ cdef struct Worker:
     uint32_t boot_epoch         # 0: no backhaul
     uint8_t mesh_address[16]    # by which other hosts know us
     uint8_t backhaul_key[HELLO_KEY]
+    TlsParty tls                # as other hosts know us; without a context we are plain
     HostLink *host_links        # [HOSTS_MAX] by host slot
     Transport **vm_transports   # [machines]; NULL until a machine speaks HTTP/2
     Conn *corked                # linked by Conn.link_next

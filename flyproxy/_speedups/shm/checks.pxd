@@ -9,4 +9,4 @@ cdef bytes region_bytes(region)
 # All of *out but slot, generation, app and host_slot.
 cdef int fill_machine(TMachine *out, id, ip16, int port, region, host, health, bint cordoned) except -1
 # All of *out but slot and generation.
-cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles) except -1
+cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles, bint tls) except -1

@@ -60,7 +60,7 @@ cdef int fill_machine(TMachine *out, id, ip16, int port, region, host, health, b
     return 0
 
 
-cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles) except -1:
+cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles, bint tls) except -1:
     cdef uint32_t i
     address = address_bytes(ip16)
     memset(out, 0, sizeof(THost))
@@ -78,6 +78,7 @@ cdef int fill_host(THost *out, id, region, ip16, ports, epoch, roles) except -1:
     out.region_n = fill_text(out.region, sizeof(out.region), "region", region)
     memcpy(out.address, <const uint8_t *>address, 16)
     out.epoch = epoch
+    out.tls = tls
     out.nports = len(ports)
     for i in range(out.nports):
         out.ports[i] = ports[i]

@@ -74,10 +74,13 @@ cdef enum:                      # MemoryKind: flyproxy_worker_memory_bytes{kind=
     MEM_BUFFERS = 0
     MEM_CONNECTIONS
     MEM_PIPES
+    MEM_TLS                     # an estimate: connections times what one takes
     MEM_COUNT
 
-cdef enum:
-    HELLO_REASONS = 9           # HelloStatus: flyproxy_hellos_refused_total{reason=...}
+cdef enum:                      # a HelloStatus, or: flyproxy_hellos_refused_total{reason=...}
+    HELLO_SILENT = 0            # none came in time
+    HELLO_TLS = 9               # a handshake failed, as either side
+    HELLO_REASONS
 
 cdef struct WorkerCounters:     # one per process index
     uint64_t requests

@@ -18,7 +18,7 @@ from flyproxy._speedups.shm.table_layout cimport (
 )
 
 cdef enum:
-    LAYOUT_VERSION = 2          # raised by hand when meaning changes and sizes do not
+    LAYOUT_VERSION = 3          # raised by hand when meaning changes and sizes do not
     PAGE = 4096
 
 cdef uint64_t MAGIC = 0x31797870796c66  # "flypxy1"

@@ -103,6 +103,7 @@ cdef struct THost:              # a host of the mesh
     uint8_t id_n
     uint8_t region_n
     uint8_t roles               # HostRole bits
+    uint8_t tls                 # it speaks TLS with hosts that do
     uint8_t address[16]         # in the mesh; v4 as v4-mapped
     uint16_t ports[64]          # backhaul ports, one per slot of that host's proxy
     char id[32]

@@ -99,7 +99,7 @@ cdef class TableReader:
         return [machine for machine in found if machine is not None]
 
     def hosts(self):
-        """Every host as {slot, id, region, address (16 bytes), ports, epoch, roles}."""
+        """Every host as {slot, id, region, address (16 bytes), ports, epoch, roles, tls}."""
         cdef uint32_t n
         table_enter(&self.table)
         n = min((<const TableHeader *>self.table.base).host_ids, <uint32_t>HOSTS_MAX)
@@ -175,7 +175,7 @@ cdef class TableReader:
         return {
             "slot": slot, "id": text(h.id, h.id_n, 32), "region": text(h.region, h.region_n, 16),
             "address": h.address[:16], "ports": [h.ports[i] for i in range(min(h.nports, <uint16_t>HOST_PORTS_MAX))],
-            "epoch": h.epoch, "roles": [name for name, bit in ROLES.items() if h.roles & bit],
+            "epoch": h.epoch, "roles": [name for name, bit in ROLES.items() if h.roles & bit], "tls": bool(h.tls),
         }
 
 

@@ -184,13 +184,13 @@ cdef class TableWriter:
         self.check_open()
         self.machines.remove(id.encode())
 
-    def put_host(self, str id, str region, ip16, list ports, epoch, list roles):
+    def put_host(self, str id, str region, ip16, list ports, epoch, list roles, bint tls=False):
         """Adds a host of the mesh or replaces its record. `ip16`: its mesh address; `ports`: of its backhaul, at most
         64, one per slot, none if it takes no connections; `epoch`: seconds since 1970 of its boot; `roles`: "edge",
-        "worker". Raises ValueError, TableFull; then nothing changed."""
+        "worker"; `tls`: whether it speaks TLS to others. Raises ValueError, TableFull; then nothing changed."""
         cdef THost record
         self.check_open()
-        fill_host(&record, id, region, ip16, ports, epoch, roles)
+        fill_host(&record, id, region, ip16, ports, epoch, roles, tls)
         self.hosts.put(id.encode(), &record)
 
     def remove_host(self, str id):

@@ -60,6 +60,7 @@ class Mesh:
         self._prober: Prober | None = None
         self._built_on: tuple[str, str] | None = None
         self._again: asyncio.TimerHandle | None = None
+        self._plain: set[str] = set()  # hosts of which it was said that they have no TLS
 
     def follow(self, settings: Settings) -> None:
         """Begin, end or begin anew, as the settings want it."""
@@ -102,7 +103,16 @@ class Mesh:
             self._again = asyncio.get_running_loop().call_later(BIND_AGAIN, self._open, node, settings, True)
             return
         self._prober = Prober(node, sock, lambda: self.table.generation,
-                              lambda: other_hosts(self.table.hosts(), settings.host))
+                              lambda: self._others(settings))
+
+    def _others(self, settings: Settings) -> dict[str, Host]:
+        rows = self.table.hosts()
+        plain = {row["id"] for row in rows if settings.backhaul.cert and not row["tls"]}
+        for host in sorted(plain - self._plain):
+            log.warning("mesh-plain", f"host {host} has no certificate: what it and this host tell each other is not "
+                        "in TLS", host_id=host, fix="give it 'ca', 'cert' and 'key' in [backhaul] and restart it")
+        self._plain = plain
+        return other_hosts(rows, settings.host)
 
 
 def _reached(host: Host, word: Word) -> Reached:

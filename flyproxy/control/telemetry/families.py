@@ -51,6 +51,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("flyproxy_worker_memory_bytes", "gauge", ("kind",), "bytes held by the workers' engines, by what for"),
     Family("flyproxy_hellos_refused_total", "counter", ("reason",),
            "connections of other proxies that were refused, by reason"),
+    Family("flyproxy_certificate_expires_seconds", "gauge", (),
+           "until the certificate expires by which other hosts know this one; absent without one"),
     Family("flyproxy_backhaul_transports", "gauge", (), "HTTP/2 connections with other proxies, both directions"),
     Family("flyproxy_backhaul_streams", "gauge", (), "requests on them, both directions"),
     Family("flyproxy_engine_turn_seconds", "histogram", (), "work in one turn of an engine's loop, sleep not counted"),

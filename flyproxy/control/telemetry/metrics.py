@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,6 +28,7 @@ class Facts(NamedTuple):
     machines: Mapping[str, int]
     quarantined: int
     mesh: Report
+    certificate_expires: datetime | None = None
 
 
 class Page:
@@ -55,6 +57,9 @@ class Page:
         yield _counter("flyproxy_worker_restarts_total", _by_name(facts.restarts))
         yield _gauge("flyproxy_worker_memory_bytes", _by_name(totals["memory"]))
         yield _counter("flyproxy_hellos_refused_total", _by_name(totals["hellos_refused"]))
+        if facts.certificate_expires is not None:
+            left = facts.certificate_expires - datetime.now(UTC)
+            yield _gauge("flyproxy_certificate_expires_seconds", [((), left.total_seconds())])
         yield _gauge("flyproxy_backhaul_transports", [((), totals["transports"])])
         yield _gauge("flyproxy_backhaul_streams", [((), totals["streams"])])
         yield _histogram("flyproxy_engine_turn_seconds", totals["turn_buckets"], totals["turn_seconds"])
