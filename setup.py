@@ -30,6 +30,7 @@ FLAVOURS = {
     "asan": (["-O1", "-DFLYPROXY_DEBUG=1", *SANITIZE], SANITIZE),
     "fuzz": (["-O1", "-DFLYPROXY_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined"], SANITIZE),
 }
+GENERATED = "build/release/c"  # by Cython, for every flavour: they differ in how C is compiled
 LIBRARIES = {"hello": ["crypto"], "tls": ["ssl", "crypto"], "tls_context": ["ssl", "crypto"]}  # by module
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
@@ -112,7 +113,7 @@ generate_errors()
 generate_hpack_tables()
 setup(
     ext_modules=cythonize(
-        extensions(), compiler_directives=DIRECTIVES, build_dir=f"build/{flavour()}/c", nthreads=os.cpu_count() or 1,
+        extensions(), compiler_directives=DIRECTIVES, build_dir=GENERATED, nthreads=os.cpu_count() or 1,
     ),
     cmdclass={"build_ext": BuildExt},
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
