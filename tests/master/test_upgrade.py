@@ -24,6 +24,8 @@ from tests.master.test_life import PROMPT, alive, dead
 UPGRADE_S = 40.0  # seconds: two trials and a start on a machine that has other work
 KIB = 1024
 
+pytestmark = pytest.mark.timeout(150)
+
 
 @pytest.fixture
 def master(make_master: Callable[..., RunningMaster]) -> RunningMaster:
