@@ -98,7 +98,11 @@ class CtlServer:
 
     async def _serve(self, sock: socket.socket, owed: Awaitable[Any] | None) -> None:
         sock.setblocking(False)
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_MAX)
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_MAX)
+        except OSError:  # who asked is gone; what was asked is done all the same
+            await self._answer(owed or asyncio.sleep(0))
+            return
         if (task := asyncio.current_task()) is not None:
             self._clients[task] = writer
         ASKER.set(writer)

@@ -6,7 +6,7 @@ Whether new workers are wanted and when a reload is done is the supervisor's bus
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,8 @@ class _Waiting:
 
 def connection(asker: asyncio.StreamWriter | None) -> int | None:
     """The descriptor of who asked; None when nobody did, or it has hung up."""
-    return None if asker is None or asker.is_closing() else asker.get_extra_info("socket").fileno()
+    fd = -1 if asker is None or asker.is_closing() else asker.get_extra_info("socket").fileno()
+    return fd if fd >= 0 else None
 
 
 class Reloads:
@@ -57,9 +58,11 @@ class Reloads:
             return
         answer.add_done_callback(lambda done: done.exception())  # a refusal is in the log already
 
-    def begin(self, workers: bool, wait_drained: bool, program: bool = False) -> asyncio.Future[Report]:
+    def begin(
+        self, workers: bool, wait_drained: bool, program: Report | None = None
+    ) -> asyncio.Future[Report]:
         """Puts the settings into force; the future is done when the workers follow. ``program``: all children are of
-        another program than this one, and are replaced.
+        another program than this one, and are replaced; what it holds is told too.
 
         Raises CommandError; then nothing has changed.
         """
@@ -80,10 +83,10 @@ class Reloads:
             log.warning("needs-restart", f"only a restart changes {', '.join(change.restart)}", keys=change.restart)
         token, self._next_token = self._next_token, self._next_token + 1
         answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        report = {"changed": list(change.changed), "restart": list(change.restart)}
+        report = {"changed": list(change.changed), "restart": list(change.restart), **(program or {})}
         self._waiting[token] = _Waiting(answer, report, ASKER.get())
         master.notifier.reloading()
-        master.dispatch(model.Reload(master.policy(), token, workers, wait_drained, program))
+        master.dispatch(model.Reload(master.policy(), token, workers, wait_drained, bool(program)))
         return answer
 
     def waiting(self) -> list[asyncio.StreamWriter | None]:
@@ -96,20 +99,25 @@ class Reloads:
             Asker(token, connection(waiting.asker), waiting.report) for token, waiting in self._waiting.items()
         ]
 
-    def resume(self, next_token: int, askers: list[Asker]) -> list[tuple[int, asyncio.Future[Report]]]:
+    def resume(self, next_token: int, askers: list[Asker]) -> list[tuple[int, Coroutine[Any, Any, Report]]]:
         """The reverse: the connections that wait, and what for."""
         self._next_token = next_token
         for asker in askers:
             answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
             self._waiting[asker.token] = _Waiting(answer, asker.report, None)
-        return [(asker.fd, self._waiting[asker.token].answer) for asker in askers if asker.fd is not None]
+        return [(asker.fd, self._resumed(self._waiting[asker.token])) for asker in askers if asker.fd is not None]
+
+    async def _resumed(self, waiting: _Waiting) -> Report:
+        waiting.asker = ASKER.get()
+        return await waiting.answer
 
     def done(self, action: model.ReloadDone) -> None:
         """The supervisor's answer, passed on to who waits for it."""
         waiting = self._waiting.pop(action.token)
         self._master.notifier.send(READY=1, STATUS="serving")
         if action.error is None:
-            log.info("reloaded", "the new settings are in force", **waiting.report)
+            upgraded = "from" in waiting.report
+            log.info("upgraded" if upgraded else "reloaded", "the new settings are in force", **waiting.report)
         if waiting.answer.done():  # who asked has hung up
             return
         if action.error is None:

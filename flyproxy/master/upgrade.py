@@ -13,7 +13,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,18 +127,19 @@ class Upgrades:
     def go_on(self, left: Handover, resumed: bool, kept: Sequence[str]) -> None:
         """What the last program began: its children are replaced, and who asked for it gets the answer. ``kept``: keys
         that even beginning anew does not change."""
-        work = asyncio.ensure_future(self._replace_children(left) if resumed else self._begun_anew(left, kept))
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged where it is raised
-        waiting: list[tuple[int, Awaitable[Any]]] = [] if left.upgrader is None else [(left.upgrader, work)]
-        if resumed:
-            waiting += self._master.reloads.resume(left.next_token, left.askers)
+        waiting = self._master.reloads.resume(left.next_token, left.askers) if resumed else []
+        work = self._replace_children(left) if resumed else self._begun_anew(left, kept)
+        if left.upgrader is None:
+            self._master.task(_logged(work))
+        else:
+            waiting.append((left.upgrader, work))
         for fd, answer in waiting:
             self._master.ctl.serve(socket.socket(fileno=fd), answer)
 
     async def _replace_children(self, left: Handover) -> Report:
-        master, begun = self._master, time.monotonic()
+        master = self._master
         try:
-            report = await master.reloads.begin(workers=True, wait_drained=left.wait_drained, program=True)
+            return await master.reloads.begin(workers=True, wait_drained=left.wait_drained, program=_told(left, "kept"))
         except CommandError as error:
             master.notifier.send(READY=1, STATUS="serving")
             text = (f"the master is flyproxy {__version__} now, but the workers are still those of {left.program}: "
@@ -147,18 +147,20 @@ class Upgrades:
             log.error("upgrade-incomplete", text, where=error.error["where"], fix=error.error["fix"])
             fix = "mend it, then upgrade again, or 'flyproxyctl reload --workers'"
             raise CommandError("upgrade_incomplete", text, error.error["where"], fix) from error
-        return self._done(left, report, begun, segments="kept")
 
     async def _begun_anew(self, left: Handover, kept: Sequence[str]) -> Report:
-        begun = time.monotonic()
         await self.serving.wait()
         if left.wait_drained:
             await self.alone.wait()
-        report = {"changed": [], "restart": list(kept), "generation": self._master.state.generation}
-        return self._done(left, report, begun, segments="new")
+        report = _told(left, "new") | {"changed": [], "restart": list(kept)}
+        log.info("upgraded", f"from {left.program} to {__version__}", **report)
+        return report | {"generation": self._master.state.generation}
 
-    def _done(self, left: Handover, report: Report, begun: float, segments: str) -> Report:
-        found = {"from": left.program, "to": __version__, "segments": segments, **report}
-        seconds = round(time.monotonic() - begun, 3)
-        log.info("upgraded", f"from {left.program} to {__version__}", seconds=seconds, **found)
-        return found
+
+def _told(left: Handover, segments: str) -> Report:
+    return {"from": left.program, "to": __version__, "segments": segments}
+
+
+async def _logged(work: Awaitable[Report]) -> None:
+    with contextlib.suppress(CommandError):  # it is in the log already
+        await work

@@ -42,8 +42,8 @@ def test_the_grammar_has_no_other_nouns():
 
 
 @pytest.mark.parametrize("arguments", [
-    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["hosts", "list"], ["status"], ["upgrade"],
-    ["workers"], ["reload"], ["top", "--once"], ["apps", "remove", "x", "--yes"],
+    ["apps", "list"], ["machines", "list"], ["hostnames", "list"], ["ips", "list"], ["hosts", "list"], ["status"],
+    ["workers"], ["reload"], ["upgrade"], ["top", "--once"], ["apps", "remove", "x", "--yes"],
 ], ids=" ".join)
 def test_exit_3_when_nothing_runs(ctl, nowhere, arguments):
     ran = ctl(*nowhere, *arguments)

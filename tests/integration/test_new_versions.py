@@ -24,7 +24,7 @@ CLIENTS = 4
 EXPECTED = ["upgrade-refused", "master-gone", "not-json"]  # a test that causes others names them
 ANSWER_S = 60.0  # seconds: two trials, a start and new workers on a machine that has other work
 
-pytestmark = pytest.mark.one_host("the daemon itself is what is tested")
+pytestmark = [pytest.mark.one_host("the daemon itself is what is tested"), pytest.mark.timeout(200)]
 
 
 class Installed(ProxyDaemon):
@@ -68,7 +68,6 @@ def pid_of(daemon: ProxyDaemon) -> int:
     return daemon.process.pid
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("keep", [True, False], ids=["kept connections", "new connections"])
 def test_five_upgrades_lose_no_request_and_keep_what_was_counted(
     start_daemon: Callable[..., ProxyDaemon], vm: ScriptedVM, keep: bool
@@ -137,7 +136,6 @@ def test_tunnels_and_raw_tcp_live_on_until_the_drain_s_deadline(
             websocket.recv(timeout=10)
 
 
-@pytest.mark.timeout(150)
 def test_what_runs_is_what_is_installed_now(installed: Installed) -> None:
     pid = pid_of(installed)
     installed.change("_version.py", '"0.', '"7.')
@@ -150,7 +148,6 @@ def test_what_runs_is_what_is_installed_now(installed: Installed) -> None:
     assert installed.status()["master"]["pid"] == pid_of(installed) == pid
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("file", ["settings.py", "master/main.py", "worker/main.py", "control/service.py"])
 def test_a_version_with_a_fault_is_refused_and_the_old_one_serves(installed: Installed, file: str) -> None:
     before, path = installed.processes(), installed.root / "flyproxy" / file
@@ -163,7 +160,6 @@ def test_a_version_with_a_fault_is_refused_and_the_old_one_serves(installed: Ins
     load.assert_nothing_lost()
 
 
-@pytest.mark.timeout(150)
 def test_a_version_that_breaks_at_its_start_costs_no_request(installed: Installed) -> None:
     healthy = 'setproctitle.setproctitle("flyproxy: master (starting)")\n'
     installed.change("master/main.py", healthy, 'raise SystemExit("it breaks")\n')
@@ -182,7 +178,6 @@ def test_a_version_that_breaks_at_its_start_costs_no_request(installed: Installe
     installed.stop(signal.SIGTERM)
 
 
-@pytest.mark.timeout(150)
 def test_sizes_of_the_table_change_with_an_upgrade_and_no_request_is_lost(installed: Installed) -> None:
     text = installed.config.read_text()
     installed.config.write_text(text.replace("machines = 500", "machines = 700"))
@@ -209,7 +204,6 @@ def test_who_asks_for_an_upgrade_with_a_terminal_reads_versions(daemon: ProxyDae
     assert said.output.splitlines() == [f"upgraded from {version} to {version}", "workers of generation 2 are serving"]
 
 
-@pytest.mark.timeout(200)
 def test_both_sides_of_a_mesh_are_upgraded_and_stay_who_they_are(start_vm: Callable[..., ScriptedVM]) -> None:
     vm = start_vm()
     daemon = TwoHops(workers={"count": 1, "slots": 2}, allowed=EXPECTED)

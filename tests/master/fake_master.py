@@ -21,6 +21,7 @@ from flyproxy.settings import Settings, load
 from tests.master.fake_shm import FakeSegments
 
 FOLDER = Path(os.environ["FPM_FOLDER"])
+READY_S = float(os.environ.get("FPM_READY_S", "3"))
 
 
 def read() -> Settings:
@@ -35,7 +36,7 @@ async def main() -> int:
     flyproxy = (sys.executable, "-m", "flyproxy")
     program = Program(itself, (*flyproxy, "check", "--json", "-c", sys.argv[1]), (*flyproxy, "version", "--json"))
     master = Master(
-        settings, read, program, command=lambda role: [sys.executable, "-P", child, role], ready_timeout=3.0,
+        settings, read, program, command=lambda role: [sys.executable, "-P", child, role], ready_timeout=READY_S,
         segments=FakeSegments, silent_least=0.5,  # type: ignore[arg-type]
     )  # fmt: skip
     return await master.run()

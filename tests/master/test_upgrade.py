@@ -24,6 +24,14 @@ from tests.master.test_life import PROMPT, alive, dead
 UPGRADE_S = 40.0  # seconds: two trials and a start on a machine that has other work
 KIB = 1024
 
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+def master(make_master: Callable[..., RunningMaster]) -> RunningMaster:
+    """Two workers on four slots, which may take their time to start."""
+    return make_master(TWO, env={"FPM_READY_S": "20"}).start()
+
 
 def upgrade(master: RunningMaster, **fields: Any) -> dict[str, Any]:
     """The data of the answer."""
@@ -75,7 +83,7 @@ def test_an_upgrade_keeps_the_pid_replaces_every_child_and_loses_no_connection(m
         ready = {row["pid"] for row in master.workers()}
         assert len(ready) == 2 and ready.isdisjoint(before)
         assert master.status()["state"]["pid"] not in before and master.status()["master"]["pid"] == master.pid
-    (draining,) = master.workers("draining")
+    (draining,) = until(lambda: len(rows := master.workers("draining")) == 1 and rows, "the idle ones have left")
     assert (draining["pid"], draining["generation"]) == (held_by, 1), "it was there before both upgrades"
     held.close()
     until(lambda: not alive(held_by), "the last one of the first program leaves with its last connection")
@@ -245,16 +253,18 @@ def test_a_generation_that_never_gets_ready_leaves_the_old_workers_in_place(mast
     assert not any(map(alive, old))
 
 
-def test_a_reload_in_progress_refuses_an_upgrade(master: RunningMaster) -> None:
+def test_a_reload_in_progress_refuses_an_upgrade(make_master: Callable[..., RunningMaster]) -> None:
+    master = make_master(TWO, env={"FPM_READY_S": "100"}).start()
     master.behave("silent")
-    reload = threading.Thread(target=master.ask, args=("reload",), kwargs={"workers": True})
-    reload.start()
-    until(lambda: len(master.status()["workers"]) == 4, "the reload has begun")
-    reloading, error = reload.is_alive(), refusal(master)
-    reload.join()
-    if "another reload" not in error["message"]:  # the trial took longer than a silent generation is waited for
-        pytest.fail(f"{reloading} {error}")
-    assert error["code"] == "upgrade_refused" and master.status()["generation"] == 1
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(master.runtime / "ctl.sock"))
+        line.sendall(b'{"v":1,"cmd":"reload","workers":true}\n')
+        until(lambda: len(master.status()["workers"]) == 4, "the reload has begun")
+        error = refusal(master)
+        assert (error["code"], error["message"]) == ("upgrade_refused", "another reload is still in progress")
+        os.kill(master.workers("starting")[0]["pid"], signal.SIGKILL)
+        assert b"reload_refused" in line.makefile("rb").readline(), "the reload was not touched"
+    assert master.status()["generation"] == 1
 
 
 def test_one_upgrade_at_a_time(master: RunningMaster) -> None:
@@ -305,6 +315,19 @@ def test_who_waits_for_old_workers_is_answered_by_the_new_program(master: Runnin
         assert json.loads(answers.readline())["data"]["changed"] == []
         line.sendall(b'{"v":1,"cmd":"status"}\n')
         assert json.loads(answers.readline())["data"]["generation"] == 3
+
+
+def test_who_waits_for_old_workers_of_an_upgrade_is_answered_after_the_next_one(master: RunningMaster) -> None:
+    held, _ = master.connect()
+    answers: list[dict[str, Any]] = []
+    first = threading.Thread(target=lambda: answers.append(upgrade(master, wait_drained=True)))
+    first.start()
+    until(lambda: master.status()["generation"] == 2, "the first one waits for the old workers", UPGRADE_S)
+    assert upgrade(master)["generation"] == 3
+    assert not answers
+    held.close()
+    first.join(UPGRADE_S)
+    assert answers and answers[0]["segments"] == "kept"
 
 
 def test_the_single_writer_is_dead_before_the_next_one_begins(master: RunningMaster) -> None:
