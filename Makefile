@@ -64,11 +64,13 @@ test: $(if $(ARGS),,test-hops) build ## everything but what is marked long, test
 	$(PY) -m pytest -q -m "not long" $(ARGS)
 
 HOPS := http bodies upgrade tcp vm_faults errors proxy_protocol timeouts limits queue engine_edges
+HOPS_TLS := http bodies upgrade tcp
 
 .PHONY: test-hops
-test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul
+test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul, some in TLS
 	@scripts/bootstrap test
 	FLYPROXY_TEST_HOPS=2 $(PY) -m pytest -q -m "not long and not one_host" $(HOPS:%=tests/integration/test_%.py)
+	FLYPROXY_TEST_HOPS=tls $(PY) -m pytest -q -m "not long and not one_host" $(HOPS_TLS:%=tests/integration/test_%.py)
 
 .PHONY: test-long
 test-long: build ## what is marked long, too

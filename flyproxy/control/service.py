@@ -90,8 +90,8 @@ class Service:
         """The page; written in a thread, so that a large one holds nothing up here."""
         told = await self._master_status()
         expires = (told.get("backhaul") or {}).get("certificate_expires")
-        facts = Facts(told.get("restarts", {}), self.access_log.counts(), dict(self.monitor.probes), self.monitor.healths(),
-                      report.read(self.state_dir).quarantined_now, self.mesh_report(),
+        facts = Facts(told.get("restarts", {}), self.access_log.counts(), dict(self.monitor.probes),
+                      self.monitor.healths(), report.read(self.state_dir).quarantined_now, self.mesh_report(),
                       datetime.fromisoformat(expires) if expires else None)
         return await asyncio.to_thread(self.page.render, self.settings.region, self.settings.host, facts)
 

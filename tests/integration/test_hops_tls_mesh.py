@@ -170,6 +170,6 @@ def test_a_host_with_the_certificate_of_another_is_not_asked(authority: Authorit
             answer = client.get("/", "web.localhost")
             assert (answer.status, answer.error) == (502, "PU03")
         for name in ("yyz", "dfw"):
-            assert wrong[name].metric("flyproxy_hellos_refused_total", reason="tls") > 0, f"{name} tells that it was TLS"
+            assert wrong[name].metric("flyproxy_hellos_refused_total", reason="tls") > 0, f"{name} tells why"
         (said,) = [one for one in wrong["dfw"].events() if one["event"] == "certificate-not-valid"]
         assert "is for fra-1, not for this host, dfw-1" in said["message"] and "DNS:dfw-1" in said["fix"]

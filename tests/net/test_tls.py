@@ -363,6 +363,16 @@ def test_a_certificate_is_for_its_dns_names_alone(authority: Authority, files: F
     ]  # fmt: skip
 
 
+def test_several_authorities_are_believed(authority: Authority, tmp_path: Path) -> None:
+    """So that one CA can follow another."""
+    other = Authority(tmp_path, "other")
+    both = tmp_path / "both.pem"
+    both.write_bytes(authority.ca.read_bytes() + other.ca.read_bytes())
+    new, old_one = ({**one.sign(NAME, file="rolled"), "ca": str(both)} for one in (other, authority))
+    for ours, theirs in ((new, old_one), (old_one, new)):
+        Pair(ours, context_of(theirs), server=True, name=NAME).says(b"x")
+
+
 @pytest.mark.parametrize("name", ["ca", "cert", "key"])
 def test_files_that_cannot_be_used_are_named(files: Files, name: str) -> None:
     texts = {kind: Path(path).read_bytes() for kind, path in files.items()}
