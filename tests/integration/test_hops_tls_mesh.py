@@ -15,7 +15,7 @@ import pytest
 
 from tests.kit.pki import Authority
 from tests.kit.region import Regions, host_of
-from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection
+from tests.kit.vm import ScriptedVM, VMConnection
 from tests.kit.wait import until
 
 ROLES = {"yyz": ["edge"], "dfw": ["worker"]}
