@@ -64,7 +64,7 @@ test: $(if $(ARGS),,test-hops) build ## everything but what is marked long, test
 	$(PY) -m pytest -q -m "not long" $(ARGS)
 
 HOPS := http bodies upgrade tcp vm_faults errors proxy_protocol timeouts limits queue engine_edges
-HOPS_TLS := http bodies upgrade tcp
+HOPS_TLS := http bodies upgrade tcp vm_faults errors proxy_protocol
 
 .PHONY: test-hops
 test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul, some in TLS
