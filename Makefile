@@ -67,9 +67,9 @@ test: build ## everything but what is marked long, several files at a time; ARGS
 	$(PY) $(if $(ARGS),-m pytest -q -m "not long" $(ARGS),scripts/run_tests.py)
 
 .PHONY: test-hops
-test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul
+test-hops: build ## what tests say of one host, with the machines on another: the same tests over the backhaul, some in TLS
 	@scripts/bootstrap test
-	$(PY) scripts/run_tests.py hops
+	$(PY) scripts/run_tests.py hops tls
 
 .PHONY: test-long
 test-long: build ## what is marked long, too

@@ -71,7 +71,7 @@ def boot_message(boot: Boot, identity: privileges.Identity | None) -> tuple[dict
         "runtime": boot.runtime, "state_dir": boot.state_dir, "identity": identity.to_json() if identity else None,
         "epoch": boot.epoch, "backhaul_ports": list(boot.backhaul_ports),
         "cluster_key": base64.b64encode(boot.cluster_key).decode(),
-        "certificate": [pem.decode() for pem in boot.certificate],
+        "certificate": [base64.b64encode(pem).decode() for pem in boot.certificate],
     }  # fmt: skip
     return message, [*(boot.segment_fds[name] for name in SEGMENTS), *boot.wake_fds.values()]
 
@@ -92,7 +92,7 @@ async def receive_boot(channel: Channel) -> Boot:
         runtime=message["runtime"], state_dir=message["state_dir"],
         epoch=message["epoch"], backhaul_ports=tuple(message["backhaul_ports"]),
         cluster_key=base64.b64decode(message["cluster_key"]),
-        certificate=tuple(pem.encode() for pem in message["certificate"]),
+        certificate=tuple(map(base64.b64decode, message["certificate"])),
     )  # fmt: skip
     log.configure(boot.settings.log, process=boot.process)
     privileges.confine(privileges.Identity.from_json(message["identity"]))

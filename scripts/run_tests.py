@@ -1,7 +1,7 @@
 """Runs all tests but those that are marked long, in parts, and says at the end how each part went. Every part runs,
 whatever became of the one before; the exit status is 0 when all passed.
 
-python scripts/run_tests.py [--jobs N] [PART ...]        parts: hops together alone; default: all three
+python scripts/run_tests.py [--jobs N] [PART ...]        parts: hops tls together alone; default: all of them
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ONE_HOST = (  # the longest first: nobody waits for the last one then
     "timeouts", "engine_edges", "queue", "limits", "proxy_protocol", "vm_faults", "upgrade", "bodies", "http", "errors",
     "tcp",
 )  # fmt: skip
+IN_TLS = ("proxy_protocol", "vm_faults", "upgrade", "bodies", "http", "errors", "tcp")
 
 
 class Part(NamedTuple):
@@ -34,11 +35,15 @@ class Part(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
 
 
+def hops(what: str, names: tuple[str, ...], mode: str) -> Part:
+    """The tests of one host, carried to another; ``mode`` is what tests.kit.twohops makes of it."""
+    paths = tuple(f"tests/integration/test_{name}.py" for name in names)
+    return Part(what, "not long and not one_host", paths=paths, env=(("FLYPROXY_TEST_HOPS", mode),))
+
+
 PARTS = {
-    "hops": Part(
-        "what tests say of one host, with the machines on another", "not long and not one_host",
-        paths=tuple(f"tests/integration/test_{name}.py" for name in ONE_HOST), env=(("FLYPROXY_TEST_HOPS", "2"),),
-    ),
+    "hops": hops("what tests say of one host, with the machines on another", ONE_HOST, "2"),
+    "tls": hops("some of them, with TLS between the hosts", IN_TLS, "tls"),
     "together": Part("everything else, several files at a time", "not long and not alone"),
     "alone": Part("what measures, alone on the machine", "not long and alone", shared=False),
 }  # fmt: skip

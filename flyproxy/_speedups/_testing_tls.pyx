@@ -56,10 +56,11 @@ cdef class Wire:
     cdef Tls *tls
 
     def __cinit__(self, Party party, int fd, bytes name=None):
-        cdef bytes wanted = name or b""
         self.party = party
-        self.tls = tls_new(&party.party, fd, <const char *>wanted if name is not None else NULL,
-                           <uint32_t>len(wanted))
+        if name is None:
+            self.tls = tls_new(&party.party, fd, NULL, 0)
+        else:
+            self.tls = tls_new(&party.party, fd, <const char *>name, <uint32_t>len(name))
         if self.tls == NULL:
             raise MemoryError
 

@@ -28,7 +28,8 @@ def _show(run: Run, status: Mapping[str, Any]) -> None:
              f"{table['apps']} apps, {table['machines']} machines")
     if backhaul := status["backhaul"]:
         out.line(f"backhaul: {backhaul['address']}, epoch {backhaul['epoch']}, "
-                 f"ports {', '.join(map(str, backhaul['ports'])) or 'none (no worker host)'}")
+                 f"ports {', '.join(map(str, backhaul['ports'])) or 'none (no worker host)'}"
+                 + (f", certificate until {expires}" if (expires := backhaul.get("certificate_expires")) else ""))
     out.line("")
     names = ("master", "state", "control")
     rows = [(name, status[name]["pid"], status[name].get("state")) for name in names]

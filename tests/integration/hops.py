@@ -74,7 +74,7 @@ class FarHost:
         return edge.Hello(SOURCE, self.epoch, "dfw-1", self.row["epoch"], ports[0]).but(**changes)
 
     def wire(self, source: str = ADDRESS, port: int = 0, secure: ssl.SSLContext | None = None) -> edge.Wire:
-        """To its ``port``-th backhaul port; ``secure`` is what to speak TLS with, our own certificate if there is one."""
+        """To its ``port``-th backhaul port; in TLS as ``secure`` says, or with our own certificate if there is one."""
         if secure is None and self.files:
             secure = context(self.files)
         return edge.Wire((self.regions.mesh["dfw"], self.row["ports"][port]), source, secure, "dfw-1")

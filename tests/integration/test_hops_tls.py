@@ -37,7 +37,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def far(authority: Authority) -> Iterator[FarHost]:
-    """The host dfw-1 and the edge ghost-1, both with certificates; and the edge plain-1 without, at the same address."""
+    """The host dfw-1 and the edge ghost-1, both with certificates; and at the same address the edge plain-1 without."""
     with FarHost(authority, allowed=["mesh-plain"]) as host:
         host.add_host(PLAIN, ADDRESS, tls=False)
         yield host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from tests.kit.pki import Authority
 from tests.kit.region import Regions, host_of
-from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection
+from tests.kit.vm import ScriptedVM, VMConnection
 from tests.kit.wait import until
 
 ROLES = {"yyz": ["edge"], "dfw": ["worker"]}
@@ -87,24 +88,25 @@ def test_who_has_no_certificate_is_named_once(mesh: Regions) -> None:
     }  # fmt: skip
 
 
-def test_a_hundred_megabytes_arrive_whole_both_ways(mesh: Regions, vm: ScriptedVM) -> None:
-    piece, told = os.urandom(PIECE), hashlib.sha256()
+def test_a_hundred_megabytes_arrive_whole_both_ways(mesh: Regions, start_vm: Callable[..., ScriptedVM]) -> None:
+    piece, told, want = os.urandom(PIECE), hashlib.sha256(), hashlib.sha256()
 
-    def script(conn: VMConnection, seen: Seen) -> str:
-        left = HUGE
+    def swallow_and_pour(conn: VMConnection) -> None:
+        head, left = b"", HUGE
+        while b"\r\n\r\n" not in head:
+            head += conn.sock.recv(PIECE)
+        body = head.partition(b"\r\n\r\n")[2]
         while left:
-            data = conn.recv(min(left, PIECE))
-            assert data
-            told.update(data)
-            left -= len(data)
-        conn.send(f"HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\n\r\n".encode())
+            told.update(body)
+            left -= len(body)
+            body = conn.sock.recv(PIECE) if left else b""
+        conn.send(f"HTTP/1.1 200 OK\r\nContent-Length: {HUGE}\r\nConnection: close\r\n\r\n".encode())
         for _ in range(HUGE // PIECE):
             conn.send(piece)
-        return CLOSE
 
-    path, want = vm.route(script), hashlib.sha256()
+    mesh.add_app("huge", {"dfw": [start_vm(swallow_and_pour, name="huge").address]}, hostnames=["huge.localhost"])
     with mesh["yyz"].client(timeout=30) as client:
-        client.send(f"POST {path} HTTP/1.1\r\nHost: dfw.localhost\r\nContent-Length: {HUGE}\r\n\r\n".encode())
+        client.send(f"POST / HTTP/1.1\r\nHost: huge.localhost\r\nContent-Length: {HUGE}\r\n\r\n".encode())
         for _ in range(HUGE // PIECE):
             client.send(piece)
             want.update(piece)
@@ -113,26 +115,64 @@ def test_a_hundred_megabytes_arrive_whole_both_ways(mesh: Regions, vm: ScriptedV
     assert told.digest() == want.digest() == hashlib.sha256(answer.body).digest()
 
 
+@contextlib.contextmanager
+def asking(mesh: Regions, app: str) -> Iterator[list[int]]:
+    """Requests all the while, two at a time; their statuses, when it is over."""
+    done = threading.Event()
+    answers: list[int] = []
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            answers.append(ask(mesh, app))
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(keep_asking) for _ in range(2)]
+        try:
+            yield answers
+        finally:
+            done.set()
+    for one in both:
+        one.result()
+
+
 def test_requests_go_on_while_certificates_are_renewed(mesh: Regions, authority: Authority) -> None:
     for name in SECURE:
         authority.sign(host_of(name))
-    with ThreadPoolExecutor(3) as pool:
-        done = threading.Event()
-
-        def keep_asking() -> list[int]:
-            answers = []
-            while not done.is_set():
-                answers.append(ask(mesh, "dfw"))
-            return answers
-
-        asking = [pool.submit(keep_asking) for _ in range(2)]
-        try:
-            for name in SECURE:
-                mesh[name].ctl("reload", "--workers")
-        finally:
-            done.set()
-        answers = [status for one in asking for status in one.result()]
+    with asking(mesh, "dfw") as answers:
+        for name in SECURE:
+            mesh[name].ctl("reload", "--workers")
     assert set(answers) == {200} and len(answers) > 20
+
+
+def test_a_mesh_is_switched_over_host_by_host_without_an_outage(authority: Authority, vm: ScriptedVM) -> None:
+    """The last host is the edge itself, whose own clients notice a restart anyway."""
+    roles = {"yyz": ["edge"], "dfw": ["worker"], "syd": ["worker"]}
+    with Regions("yyz", "dfw", "syd", roles=roles, workers={"count": 1, "slots": 1}, allowed=ACCIDENTS) as plain:
+        plain.meet()
+        plain.add_app("web", {"dfw": [vm.address], "syd": [vm.address]}, hostnames=["web.localhost"])
+        with asking(plain, "web") as answers:
+            for name in ("dfw", "syd"):
+                restart_with(plain, name, authority.sign(host_of(name)))
+        assert set(answers) == {200} and len(answers) > 20
+        restart_with(plain, "yyz", authority.sign("yyz-1"))
+        seen = plain_bytes(plain, "yyz", lambda: ask(plain, "web", "/a-secret"))
+        assert seen and b"/a-secret" not in seen, "nothing is plain any more"
+
+
+def restart_with(mesh: Regions, name: str, files: dict[str, str]) -> None:
+    """Everybody sees its new start when this returns."""
+    daemon = mesh[name]
+    lines = "\n".join(f'{key} = "{file}"' for key, file in files.items())
+    daemon.config.write_text(daemon.config.read_text().replace("[backhaul]\n", f"[backhaul]\n{lines}\n"))
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(20) == 0
+    (daemon.dir / "notify").unlink()
+    daemon._ports.clear()  # its listeners take other free ones
+    daemon.start()
+    mesh.meet()
+    until(lambda: all({row["id"]: row["tls"] for row in one.ctl("hosts", "list")}[host_of(name)]
+                      for one in mesh.daemons.values()), "its record says so")  # fmt: skip
 
 
 def test_a_host_that_dies_without_a_word_is_a_reset_for_clients_of_raw_tcp(
@@ -170,6 +210,6 @@ def test_a_host_with_the_certificate_of_another_is_not_asked(authority: Authorit
             answer = client.get("/", "web.localhost")
             assert (answer.status, answer.error) == (502, "PU03")
         for name in ("yyz", "dfw"):
-            assert wrong[name].metric("flyproxy_hellos_refused_total", reason="tls") > 0, f"{name} tells that it was TLS"
+            assert wrong[name].metric("flyproxy_hellos_refused_total", reason="tls") > 0, f"{name} tells why"
         (said,) = [one for one in wrong["dfw"].events() if one["event"] == "certificate-not-valid"]
         assert "is for fra-1, not for this host, dfw-1" in said["message"] and "DNS:dfw-1" in said["fix"]

@@ -25,16 +25,18 @@ def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 class Authority:
-    """Writes into ``folder``: ``ca.pem``, and for each host HOST.pem and HOST.key."""
+    """Writes into ``folder``: ``ca.pem``, for each host HOST.pem and HOST.key. ``above``: who signed this one, and is
+    trusted in its place; its own certificate goes along with those that it signs."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path, name: str = "ca", above: Authority | None = None) -> None:
         self.folder, self.key = folder, ec.generate_private_key(ec.SECP256R1())
         self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} of {folder.name}")])
-        built = self._build(self.subject, self.key, now() - DAY, now() + 30 * DAY)
+        built = (above or self)._build(self.subject, self.key, now() - DAY, now() + 30 * DAY)
         built = built.add_extension(x509.BasicConstraints(True, None), critical=True)
-        self.certificate = built.sign(self.key, hashes.SHA256())
-        self.ca = folder / f"{name}.pem"
-        self.ca.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+        own = built.sign((above or self).key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        self.ca, self.along = above.ca if above else folder / f"{name}.pem", own if above else b""
+        if above is None:
+            self.ca.write_bytes(own)
 
     def _build(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: datetime, ends: datetime
@@ -53,7 +55,7 @@ class Authority:
         built = self._build(subject, key, begins or now() - DAY, ends or now() + 20 * DAY)
         built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         cert, private = (self.folder / f"{file or names[0]}.{kind}" for kind in ("pem", "key"))
-        cert.write_bytes(built.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        cert.write_bytes(built.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM) + self.along)
         private.write_bytes(pem(key))
         return {"ca": str(self.ca), "cert": str(cert), "key": str(private)}
 

@@ -363,6 +363,29 @@ def test_a_certificate_is_for_its_dns_names_alone(authority: Authority, files: F
     ]  # fmt: skip
 
 
+def test_several_authorities_are_believed(authority: Authority, tmp_path: Path) -> None:
+    """So that one CA can follow another."""
+    other = Authority(tmp_path, "other")
+    both = tmp_path / "both.pem"
+    both.write_bytes(authority.ca.read_bytes() + other.ca.read_bytes())
+    new, old_one = ({**one.sign(NAME, file="rolled"), "ca": str(both)} for one in (other, authority))
+    for ours, theirs in ((new, old_one), (old_one, new)):
+        Pair(ours, context_of(theirs), server=True, name=NAME).says(b"x")
+
+
+@BOTH
+def test_certificates_between_the_own_one_and_the_ca_are_sent_along(
+    authority: Authority, files: Files, server: bool
+) -> None:
+    below = Authority(authority.folder, "below", above=authority).sign(NAME, file="below")
+    Pair(below, context_of(files, not server), server=server, name=NAME).says(b"x")
+    Pair(files, context_of(below, not server), server=server, name=NAME).says(b"x")
+    alone = authority.folder / "alone.pem"
+    alone.write_bytes(Path(below["cert"]).read_bytes().partition(b"\n-----BEGIN")[0] + b"\n")
+    pair = Pair({**below, "cert": str(alone)}, context_of(files, not server), server=server, name=NAME, greet=False)
+    assert pair.greet()[1] is not None, "the CA alone does not lead to it"
+
+
 @pytest.mark.parametrize("name", ["ca", "cert", "key"])
 def test_files_that_cannot_be_used_are_named(files: Files, name: str) -> None:
     texts = {kind: Path(path).read_bytes() for kind, path in files.items()}

@@ -95,6 +95,15 @@ def test_what_other_hosts_would_not_believe_is_told(
     assert problem is not None and why in str(problem) and problem.key == "cert" and problem.fix
 
 
+def test_the_commands_of_the_page_make_certificates_that_are_good(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (commands,) = [part.split("```")[0] for part in page.split("```sh\n")[1:] if part.startswith("openssl req")]
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    files = {"ca": "ca.pem", "cert": f"{HOST}.pem", "key": f"{HOST}.key"}
+    found = read(Backhaul(**{key: str(tmp_path / file) for key, file in files.items()}))
+    assert found is not None and judge(found, HOST) is None and judge(found, "fra-1") is not None
+
+
 def check(folder: Path, files: dict[str, str]) -> subprocess.CompletedProcess[str]:
     secret, config = folder / "cluster.key", folder / "flyproxy.toml"
     secret.write_text("0123456789abcdef")
