@@ -219,7 +219,7 @@ class TestWorkerTotals:
         totals = world.counters().worker_totals()
         assert totals["requests"] == {0: 5, 1: 7}
         assert totals["errors"]["PH01"] == 2
-        assert (totals["limits"]["head"], totals["limits"]["series"], len(totals["limits"])) == (1, 1, 18)
+        assert (totals["limits"]["head"], totals["limits"]["series"], len(totals["limits"])) == (1, 1, 19)
         assert totals["retries"] == {"stale": 1, "refused": 0, "connect_timeout": 0, "reset": 1, "host": 0}
         assert totals["memory"] == {"buffers": 4097, "connections": 0, "pipes": 0, "tls": 0}
         assert totals["turn_seconds"] == pytest.approx(20.0004)
