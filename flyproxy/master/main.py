@@ -305,7 +305,8 @@ class Master:
                 self.segments.root.set_proc_state(child.proc, "ready")
             self.dispatch(model.Ready(child_id))
         elif kind == "pong":
-            self._pulses[child_id].answered()
+            if pulse := self._pulses.get(child_id):  # the last words of a dead one are read after its death
+                pulse.answered()
         elif kind == "refused":
             self.dispatch(model.Refused(child_id, str(message.get("why", ""))))
         elif kind == "ports":

@@ -26,6 +26,12 @@ def daemon(start_daemon: Callable[..., ProxyDaemon]) -> ProxyDaemon:
 
 
 @pytest.fixture(scope="module")
+def patient(start_daemon: Callable[..., ProxyDaemon]) -> ProxyDaemon:
+    """One queue, too, for who needs longer to fill it than the other lets wait."""
+    return start_daemon(workers={"count": 1}, timeouts={"queue": "30s"})
+
+
+@pytest.fixture(scope="module")
 def pair(start_daemon: Callable[..., ProxyDaemon]) -> ProxyDaemon:
     """Two workers, each with a queue of its own."""
     return start_daemon(workers={"count": 2}, timeouts={"queue": "30s"})
@@ -127,17 +133,17 @@ def test_who_goes_away_gives_its_place_up(
     assert vm.seen == ["/first", "/last"]
 
 
-def test_the_queue_is_bounded_and_serves_those_it_took(daemon: ProxyDaemon, vms: StartVM) -> None:
+def test_the_queue_is_bounded_and_serves_those_it_took(patient: ProxyDaemon, vms: StartVM) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * QUEUE_MAX), hard))
     vm = vms("one", hold=True)
-    app = Deployed(daemon, "bounded", [vm], limits=ONE)
+    app = Deployed(patient, "bounded", [vm], limits=ONE)
     with Askers(app) as askers:
         askers.ask()
         vm.wait_busy(1)
-        before = daemon.metric("flyproxy_errors_total", code="PR06")
+        before = patient.metric("flyproxy_errors_total", code="PR06")
         askers.ask(QUEUE_MAX + 20)
-        until(lambda: daemon.metric("flyproxy_errors_total", code="PR06") == before + 20, "those beyond are refused")
+        until(lambda: patient.metric("flyproxy_errors_total", code="PR06") == before + 20, "those beyond are refused")
         vm.release()
         errors = Counter(answer.error for answer in askers.answers())
     assert errors == {None: 1 + QUEUE_MAX, "PR06": 20}

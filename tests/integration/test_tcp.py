@@ -14,6 +14,10 @@ from tests.kit.vm import ScriptedVM, VMConnection
 from tests.kit.wait import until
 
 MEGA = 1 << 20
+SENT = 64 * MEGA
+HELD_MAX = 40 * MEGA
+"""Of what a client does not read: what the proxies hold and the kernels' buffers of three connections, whose windows
+grow with the speed before the stall (28 MiB seen over two hosts). Who reads on without a bound holds all of SENT."""
 PORTS = {"echo": 7007, "bulk": 7008, "talk": 7009, "dead": 7010, "none": 7011, "nobody": 7012}
 
 
@@ -197,7 +201,7 @@ def test_slow_reader_stops_the_vm(tcp: ProxyDaemon, talk: ScriptedVM) -> None:
     sent = [0]
 
     def script(conn: VMConnection) -> None:
-        for _ in range(64):
+        for _ in range(SENT // MEGA):
             conn.send(bytes(MEGA))
             sent[0] += MEGA
 
@@ -210,12 +214,12 @@ def test_slow_reader_stops_the_vm(tcp: ProxyDaemon, talk: ScriptedVM) -> None:
             return len(history) > 30 and history[-30] == history[-1] and sent[0] > 0
 
         until(stuck, "the sender is stopped by back-pressure")
-        assert sent[0] < 24 * MEGA
+        assert sent[0] < HELD_MAX
         total = 0
         while client.fill():
             total += len(client.buffer)
             client.buffer = b""
-        assert total == 64 * MEGA
+        assert total == SENT
 
 
 def test_connections_are_counted(tcp: ProxyDaemon) -> None:

@@ -127,11 +127,13 @@ class FakeWorker:
 
 async def serve_single(boot: Boot, channel: Channel) -> int:
     """State and control: ready at once, and gone with the master. State repeats the ports in RUNTIME/ports at SIGUSR1,
-    and works for some seconds without listening at SIGUSR2."""
+    and works for some seconds without listening at SIGUSR2. Control answers and dies at SIGUSR1."""
     channel.send({"t": "ready"})
     if boot.role == "state":
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: say_ports(boot, channel))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, work)
+    else:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, last_words, channel)
     try:
         while True:
             message, _ = await channel.recv()
@@ -150,6 +152,11 @@ def work() -> None:
     while time.process_time() - begun < 4.0:
         pass
     log.info("worked", "hard")
+
+
+def last_words(channel: Channel) -> None:
+    channel.send({"t": "pong"})
+    os._exit(1)
 
 
 def say_ports(boot: Boot, channel: Channel) -> None:

@@ -14,9 +14,11 @@ from flyproxy.master import model as m
 from flyproxy.master.model import CONTROL, STATE, Phase, Post, Silence
 from flyproxy.master.pulse import ASK_EVERY, Pulse, cpu_seconds
 from flyproxy.master.supervisor import WATCHDOG_GAP, WORK_FACTOR
+from tests.kit.region import halted
 from tests.kit.wait import stand_still, until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster
+from tests.master.test_life import alive
 from tests.master.test_supervisor import POLICY, World
 
 LIMIT = POLICY.silent_after
@@ -122,3 +124,14 @@ def test_one_that_works_hard_for_longer_is_left_alone(make_master: Callable[...,
     os.kill(working, signal.SIGUSR2)
     until(lambda: master.of("worked"), "it has worked for seconds without an answer", 60)
     assert master.status()["state"]["pid"] == working and not master.of("stuck")
+
+
+def test_an_answer_that_is_read_after_its_sender_died_is_nobodys(master: RunningMaster) -> None:
+    """The master learns of both at once; it follows the death, and ends as told."""
+    control = master.status()["control"]["pid"]
+    with halted(master.pid):
+        os.kill(control, signal.SIGUSR1)
+        until(lambda: not alive(control), "control has answered and died")
+    until(lambda: master.of("exited"), "the master follows the death")
+    until(lambda: master.status()["control"]["pid"] not in (0, control), "control is replaced")
+    assert master.stop(signal.SIGINT) == 0
