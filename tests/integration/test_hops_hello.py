@@ -102,6 +102,9 @@ FORGED: dict[str, tuple[Says, Status]] = {
     "of three hops": (changed(hops=3), Status.MALFORMED),
     "of an unknown kind": (changed(kind=3), Status.MALFORMED),
     "that is garbage": (lambda far: b"\0" * 64, Status.MALFORMED),
+    "that is TLS, which this host does not speak": (
+        lambda far: b"\x16\x03\x01\x00\xc4\x01\0\0\xc0\x03\x03" + b"\0" * 190, Status.MALFORMED,
+    ),
     "that is longer than any": (lambda far: far.hello().encode(far.key)[:16] + b"\xe0" * 1008, Status.MALFORMED),
     "that is HTTP/1": (lambda far: b"GET / HTTP/1.1\r\nHost: web.localhost\r\n\r\n", Status.MALFORMED),
     "that is HTTP/2": (lambda far: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Status.MALFORMED),
