@@ -100,7 +100,7 @@ def test_hosts_come_with_how_far_they_are(host):
     host.write_settings(backhaul={"address": "10.9.0.1", "key_file": "/only/the/master/reads/it"})
     running = begun(host)
     own = {"id": "h1", "region": "loc", "address": "10.9.0.1", "ports": [7443, 7444], "epoch": 1_800_000_000,
-           "roles": ["edge", "worker"], "here": True, "closeness": None}
+           "roles": ["edge", "worker"], "tls": False, "here": True, "closeness": None}
     assert until(lambda: running.api.list("hosts"), "the host has written itself") == [own]
 
     async def add():

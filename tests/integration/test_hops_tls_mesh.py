@@ -150,9 +150,12 @@ def test_a_mesh_is_switched_over_host_by_host_without_an_outage(authority: Autho
     with Regions("yyz", "dfw", "syd", roles=roles, workers={"count": 1, "slots": 1}, allowed=ACCIDENTS) as plain:
         plain.meet()
         plain.add_app("web", {"dfw": [vm.address], "syd": [vm.address]}, hostnames=["web.localhost"])
+        for name in ("dfw", "syd"):
+            plain.add_app(name, {name: [vm.address]}, hostnames=[f"{name}.localhost"])
         with asking(plain, "web") as answers:
             for name in ("dfw", "syd"):
                 restart_with(plain, name, authority.sign(host_of(name)))
+                until(lambda host=name: ask(plain, host) == 200, f"{name} is used again")  # type: ignore[misc]
         assert set(answers) == {200} and len(answers) > 20
         restart_with(plain, "yyz", authority.sign("yyz-1"))
         seen = plain_bytes(plain, "yyz", lambda: ask(plain, "web", "/a-secret"))

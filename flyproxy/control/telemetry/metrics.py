@@ -57,9 +57,7 @@ class Page:
         yield _counter("flyproxy_worker_restarts_total", _by_name(facts.restarts))
         yield _gauge("flyproxy_worker_memory_bytes", _by_name(totals["memory"]))
         yield _counter("flyproxy_hellos_refused_total", _by_name(totals["hellos_refused"]))
-        if facts.certificate_expires is not None:
-            left = facts.certificate_expires - datetime.now(UTC)
-            yield _gauge("flyproxy_certificate_expires_seconds", [((), left.total_seconds())])
+        yield _gauge("flyproxy_certificate_expires_seconds", _seconds_until(facts.certificate_expires))
         yield _gauge("flyproxy_backhaul_transports", [((), totals["transports"])])
         yield _gauge("flyproxy_backhaul_streams", [((), totals["streams"])])
         yield _histogram("flyproxy_engine_turn_seconds", totals["turn_buckets"], totals["turn_seconds"])
@@ -95,6 +93,10 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         return self.page.families(self.facts)
+
+
+def _seconds_until(end: datetime | None) -> list[tuple[Labels, float]]:
+    return [((), (end - datetime.now(UTC)).total_seconds())] if end else []
 
 
 def _by_name(counts: Mapping[Any, float]) -> list[tuple[Labels, float]]:
