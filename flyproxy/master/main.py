@@ -14,7 +14,8 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any
 
 import setproctitle
@@ -82,6 +83,8 @@ class Master:
             log.error("start-failed", str(error), fix=getattr(error, "fix", ""))
             return 1
         loop = asyncio.get_running_loop()
+        deaf = partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS)
+        loop.set_default_executor(ThreadPoolExecutor(2, "master", deaf))
         loop.add_signal_handler(signal.SIGHUP, self.reloads.on_hangup)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._stop(quick=False))
         loop.add_signal_handler(signal.SIGINT, lambda: self._stop(quick=True))

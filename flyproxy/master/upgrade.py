@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 SIGNALS = frozenset({signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2})
 """Blocked from before execve, which forgets handlers but not the mask (signal(7)), until the new program has its own:
-one that comes meanwhile waits instead of ending the process."""
+one that comes meanwhile waits instead of ending the process. The kernel gives a signal to any thread that does not
+block it, so all threads of the master but the first block them always."""
+TURN = 0.001  # seconds; a turn of the loop, in which what came before they were blocked is heard
 
 Report = dict[str, Any]
 
@@ -59,12 +61,15 @@ class Upgrades:
             self._running = True
             try:
                 version = await asyncio.to_thread(self._program.try_out)
-                await self._master.ctl.pause({ASKER.get(), *self._master.reloads.waiting()})
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
                 try:
+                    await self._master.ctl.pause({ASKER.get(), *self._master.reloads.waiting()})
+                    await asyncio.sleep(TURN)
                     self._may_be_now()
                     self._execute(version, wait_drained)
                 finally:
                     self._master.ctl.go_on()
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             finally:
                 self._running = False
         except CommandError as error:
@@ -95,14 +100,12 @@ class Upgrades:
         try:
             left = self._handover(wait_drained)
             memfd = handover.seal(left)
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             with handover.surviving([memfd, *left.fds()]):
                 os.execve(run[0], run, handover.environment(os.environ, memfd))
         except OSError as error:
             master.notifier.send(READY=1, STATUS="serving")
             raise refused(f"cannot execute it: {error}", " ".join(run), "install it again") from error
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             if memfd >= 0:
                 os.close(memfd)
 

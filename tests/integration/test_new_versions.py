@@ -187,7 +187,7 @@ def test_sizes_of_the_table_change_with_an_upgrade_and_no_request_is_lost(instal
         load.more(50)
     load.assert_nothing_lost()
     assert (done["segments"], done["generation"]) == ("new", 2)
-    assert set(before).isdisjoint(installed.processes())
+    until(lambda: set(before).isdisjoint(installed.processes()), "state and control of the old version end, too")
     assert installed.ctl("config", "show", "--effective")["table.machines"] == 700
     assert installed.ctl("upgrade")["segments"] == "kept"
 

@@ -296,10 +296,19 @@ def test_signals_between_two_programs_wait_for_the_second(master: RunningMaster)
     assert master.of("stopped") and master.family() == []
 
 
-def held(pid: int) -> bool:
-    """Whether SIGTERM is blocked (proc(5), a mask in hex), so the process is between the programs."""
-    blocked = Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+def held(pid: int, thread: int = 0) -> bool:
+    """Whether SIGTERM is blocked (proc(5), a mask in hex); in the first thread: the process is between the programs."""
+    blocked = Path(f"/proc/{pid}/task/{thread or pid}/status").read_text().partition("SigBlk:")[2].split()[0]
     return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_no_thread_but_the_first_takes_a_signal_that_the_next_program_must_hear(master: RunningMaster) -> None:
+    """It would be taken by a program that ends in the same moment."""
+    master.configure("[workers]\ncount = 'many'\n")
+    refusal(master)  # tried by a thread, which stays
+    threads = [int(task.name) for task in Path(f"/proc/{master.pid}/task").iterdir()]
+    assert len(threads) > 1
+    assert [thread for thread in threads if not held(master.pid, thread)] == [master.pid]
 
 
 def test_who_waits_for_old_workers_is_answered_by_the_new_program(master: RunningMaster) -> None:
