@@ -68,12 +68,15 @@ def run(config: str | None, as_json: bool) -> None:
 @_JSON
 def check(config: str | None, as_json: bool) -> None:
     """Check the settings, offline, and that this installation is whole; problems as FILE:LINE:COL: message."""
+    from flyproxy.master.handover import VERSION
+
     file = config or os.environ.get("FLYPROXY_CONFIG") or DEFAULT_FILE
     settings = _settings(lambda: _load_with_files(config), as_json)
     if problem := installation.problem():
         _fail("bad_installation", problem, installation.FOLDER, "install flyproxy again", as_json)
     if as_json:
-        _print({"file": file, "listeners": len(settings.listeners), "problems": []})
+        _print({"file": file, "listeners": len(settings.listeners), "problems": [], "version": __version__,
+                "handover": VERSION})  # fmt: skip
     else:
         click.echo(f"{file}: all is well")
 
@@ -82,11 +85,8 @@ def check(config: str | None, as_json: bool) -> None:
 @_JSON
 def version(as_json: bool) -> None:
     """Say the version."""
-    from flyproxy.master.handover import VERSION
-
     if as_json:
-        _print({"version": __version__, "python": platform.python_version(), "platform": platform.platform(),
-                "handover": VERSION})  # fmt: skip
+        _print({"version": __version__, "python": platform.python_version(), "platform": platform.platform()})
     else:
         click.echo(f"flyproxy {__version__}")
 

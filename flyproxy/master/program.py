@@ -21,11 +21,10 @@ _WORDS = 600  # characters of a traceback: its end says what is wrong
 
 @dataclass(frozen=True)
 class Program:
-    """``run``: the whole command line; ``check`` and ``version``: that of the same command's other verbs."""
+    """``run``: the whole command line; ``check``: that of the same command's other verb."""
 
     run: tuple[str, ...]
     check: tuple[str, ...]
-    version: tuple[str, ...]
 
     @classmethod
     def of_this_process(cls, config: str | None) -> Program:
@@ -33,16 +32,14 @@ class Program:
         arguments = len(sys.argv) - 1
         before = (sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - arguments])
         check = (*before, "check", "--json", *(("-c", config) if config else ()))
-        return cls((sys.executable, *sys.orig_argv[1:]), check, (*before, "version", "--json"))
+        return cls((sys.executable, *sys.orig_argv[1:]), check)
 
     def try_out(self) -> str:
-        """Its version; takes a second or two. Raises CommandError when it could not take over: then nothing has
-        happened."""
-        _trial(self.check)
-        told = _trial(self.version)
+        """Its version; takes a second. Raises CommandError when it could not take over: then nothing has happened."""
+        told = _trial(self.check)
         if "handover" not in told:
-            raise refused(f"flyproxy {told.get('version', '?')} is installed now, and cannot go on for a running one",
-                          " ".join(self.version), "restart the service")  # fmt: skip
+            raise refused("the version that is installed now cannot go on for a running one", " ".join(self.check),
+                          "restart the service")  # fmt: skip
         return str(told["version"])
 
 

@@ -34,7 +34,7 @@ async def main() -> int:
     child = str(Path(__file__).with_name("fake_child.py"))
     itself = ("/nonexistent" if exists("missing") else sys.executable, *sys.orig_argv[1:])
     flyproxy = (sys.executable, "-m", "flyproxy")
-    program = Program(itself, (*flyproxy, "check", "--json", "-c", sys.argv[1]), (*flyproxy, "version", "--json"))
+    program = Program(itself, (*flyproxy, "check", "--json", "-c", sys.argv[1]))
     master = Master(
         settings, read, program, command=lambda role: [sys.executable, "-P", child, role], ready_timeout=READY_S,
         segments=FakeSegments, silent_least=0.5,  # type: ignore[arg-type]
