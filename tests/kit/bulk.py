@@ -6,6 +6,7 @@ One transaction instead of one for each record: the way of a restored backup, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,7 +72,8 @@ def _segments(pid: int) -> dict[str, int]:
     """Descriptors of our own for the memfds that the process has, by the names that the doors use."""
     fds: dict[str, int] = {}
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        name = os.readlink(link).removesuffix(" (deleted)")
-        if name.startswith(MEMFD) and (segment := name.removeprefix(MEMFD)) not in fds:
-            fds[segment] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(FileNotFoundError):  # a connection that has ended since
+            name = os.readlink(link).removesuffix(" (deleted)")
+            if name.startswith(MEMFD) and (segment := name.removeprefix(MEMFD)) not in fds:
+                fds[segment] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     return fds

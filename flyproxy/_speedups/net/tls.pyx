@@ -313,4 +313,5 @@ cdef int tls_end(Tls *t) noexcept nogil:
 
 cdef int tls_update_keys(Tls *t) noexcept nogil:
     ERR_clear_error()
-    return SSL_key_update(t.ssl, SSL_KEY_UPDATE_REQUESTED)
+    # Said at once: a pending update is a handshake, in which SSL_shutdown does nothing.
+    return SSL_key_update(t.ssl, SSL_KEY_UPDATE_REQUESTED) and SSL_do_handshake(t.ssl) == 1
