@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -45,11 +46,18 @@ def toml(settings: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+PORTS = random.Random()  # hypothesis seeds the common one, in all processes alike
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has right now; only for what cannot be told to take port 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody has right now; only for what cannot be told to take port 0. None that the kernel
+    would give to the next connection of some other test."""
+    while True:
+        port = PORTS.randrange(10_000, EPHEMERAL)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def command_line(pid: int) -> bytes:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from flyproxy.ctl.cli import Run
 from flyproxy.ctl.main import command
+from tests.kit.daemon import free_port
 from tests.kit.wait import until
 from tests.master.conftest import TWO
 from tests.master.harness import Hammer, RunningMaster, hello
@@ -188,18 +189,10 @@ def port_states(master: RunningMaster) -> dict[int, str]:
     return {row["port"]: row["state"] for row in master.status()["listeners"] if row["source"] == "app"}
 
 
-def free_ports(count: int) -> list[int]:
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
-
-
 def test_ports_of_apps_are_opened_on_all_addresses_and_every_other_one_says_why_not(
     make_master: Callable[..., RunningMaster],
 ) -> None:
-    one, waiting, taken = free_ports(3)
+    one, waiting, taken = free_port(), free_port(), free_port()
     master = make_master(f"app_ports = ['{one}', '{waiting}', '{taken}']\n{TWO}").start()
     with socket.create_server(("0.0.0.0", taken)):
         say_ports(master, f"{one} {waiting}t {taken} 99")
@@ -219,14 +212,14 @@ def test_ports_of_apps_are_opened_on_all_addresses_and_every_other_one_says_why_
 
 
 def test_a_port_that_a_listener_stands_for_is_not_opened_twice(make_master: Callable[..., RunningMaster]) -> None:
-    other, = free_ports(1)
+    other = free_port()
     master = make_master(f"app_ports = ['{other}']\n{TWO}port = 80\n").start()
     say_ports(master, f"80 {other}")
     until(lambda: port_states(master) == {other: "listening"}, "only the other one is an app's own port")
 
 
 def test_workers_that_start_later_know_the_ports_of_apps(make_master: Callable[..., RunningMaster]) -> None:
-    port, = free_ports(1)
+    port = free_port()
     master = make_master(f"app_ports = ['{port}']\n{TWO}").start()
     say_ports(master, f"{port}")
     until(lambda: port_states(master).get(port) == "listening", "the port is open")

@@ -170,6 +170,7 @@ def test_who_begins_anew_can_wait_for_the_old_workers_too(master: RunningMaster)
 
 def test_settings_that_are_refused_change_nothing(master: RunningMaster) -> None:
     before = children(master)
+    (master.folder / "try").touch()
     master.configure("[workers]\ncuont = 1\n")
     error = refusal(master)
     assert (error["code"], error["where"]) == ("upgrade_refused", f"{master.file}:2:1") and "cuont" in error["message"]
@@ -304,6 +305,7 @@ def held(pid: int, thread: int = 0) -> bool:
 
 def test_no_thread_but_the_first_takes_a_signal_that_the_next_program_must_hear(master: RunningMaster) -> None:
     """It would be taken by a program that ends in the same moment."""
+    (master.folder / "try").touch()
     master.configure("[workers]\ncount = 'many'\n")
     refusal(master)  # tried by a thread, which stays
     threads = [int(task.name) for task in Path(f"/proc/{master.pid}/task").iterdir()]
