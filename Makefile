@@ -125,7 +125,7 @@ bench-distance: build ## throughput over a way of 100 ms, beside raw TCP; ROUNDS
 	PYTHONPATH=. $(PY) bench/distance.py --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS),5)
 
 .PHONY: bench-fairness
-bench-fairness: build ## riders of one transport, alone and beside others in pairs, beside HAProxy; PAIRS=7 SECONDS=2
+bench-fairness: build ## riders of one transport, alone and beside others, in pairs; PAIRS=7 SECONDS=2
 	@scripts/bootstrap bench
 	PYTHONPATH=. $(PY) bench/fairness.py --pairs $(or $(PAIRS),7) --seconds $(or $(SECONDS),2)
 
