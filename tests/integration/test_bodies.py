@@ -15,6 +15,8 @@ from tests.kit.vm import CLOSE, ScriptedVM, Seen, VMConnection
 from tests.kit.wait import until
 
 MEGA = 1 << 20
+# What a machine has to say before it closes: else the next POST may be on its way there, and nobody may repeat it.
+LAST = "Connection: close\r\n"
 HEAD = "POST {} HTTP/1.1\r\nHost: web.localhost\r\n"
 CHUNKED = HEAD + "Transfer-Encoding: chunked\r\n\r\n"
 
@@ -115,7 +117,7 @@ def test_body_streams_while_it_comes(vm: ScriptedVM, client: RawClient) -> None:
     def script(conn: VMConnection, seen: Seen) -> str:
         got.append(bytes(conn.some_body(seen, 3)))
         arrived.set()
-        conn.reply(conn.body(seen))
+        conn.reply(conn.body(seen), headers=LAST)
         return CLOSE
 
     client.send((HEAD + "Content-Length: 6\r\n\r\nabc").format(vm.route(script)).encode())
@@ -131,7 +133,7 @@ def test_body_streams_while_it_comes(vm: ScriptedVM, client: RawClient) -> None:
 def test_expect_continue_from_the_vm_reaches_the_client(vm: ScriptedVM, client: RawClient, marker: str) -> None:
     def script(conn: VMConnection, seen: Seen) -> str:
         conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        conn.reply(conn.body(seen))
+        conn.reply(conn.body(seen), headers=LAST)
         return CLOSE
 
     client.send((HEAD + "Expect: 100-continue\r\nContent-Length: 3\r\n\r\n").format(vm.route(script)).encode())
@@ -143,7 +145,7 @@ def test_expect_continue_from_the_vm_reaches_the_client(vm: ScriptedVM, client: 
 
 def test_expect_answered_finally_before_the_body(vm: ScriptedVM, client: RawClient) -> None:
     def script(conn: VMConnection, seen: Seen) -> str:
-        conn.reply(b"no", "403 Forbidden")
+        conn.reply(b"no", "403 Forbidden", LAST)
         return CLOSE
 
     client.send((HEAD + "Expect: 100-continue\r\nContent-Length: 100000\r\n\r\n").format(vm.route(script)).encode())
