@@ -321,7 +321,7 @@ def test_slow_vm_bounds_memory(daemon: ProxyDaemon, vm: ScriptedVM) -> None:
     def script(conn: VMConnection, seen: Seen) -> str:
         go.wait(20)
         total.append(len(conn.body(seen)))
-        conn.reply()
+        conn.reply(headers=LAST)
         return CLOSE
 
     before = resident(daemon)

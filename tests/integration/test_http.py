@@ -384,7 +384,7 @@ def test_interim_answer_arrives_before_the_final_one_exists(vm: ScriptedVM, clie
     def script(conn: VMConnection, seen: Seen) -> str:
         conn.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
         conn.body(seen)  # comes only after the client has read the hints
-        conn.reply()
+        conn.reply(headers="Connection: close\r\n")
         return CLOSE
 
     client.send(f"POST {vm.route(script)} HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 4\r\n\r\n".encode())
