@@ -36,7 +36,7 @@ from flyproxy._speedups.proto.hello cimport HA_BUSY, HA_OK, HA_OLD_DESTINATION, 
 from flyproxy._speedups.proto.hpack cimport FF_NEVER
 from flyproxy._speedups.proto.http2 cimport http2_fits, http2_request
 from flyproxy._speedups.proto.http1 cimport put_decimal
-from flyproxy._speedups.proto.relay_head cimport relay_control, relay_field, relay_parse
+from flyproxy._speedups.proto.relay_head cimport RELAY_CLIENT, relay_control, relay_field, relay_parse
 from flyproxy._speedups.proto.text cimport put_hex_bytes
 from flyproxy._speedups.shm.counters cimport LIM_STREAMS
 from flyproxy._speedups.shm.table cimport (
@@ -48,7 +48,6 @@ cdef enum:
     CROWDED = 64                # streams on the emptier of two from which another transport is opened
     LAST_STREAM = 1 << 21       # id from which a transport makes room for a fresh one: after a million requests
     CONTROL_FIELDS = 5
-    CLIENT_HEX = 72             # two addresses and ports, see delivery.pyx
 
 
 # -- one transport of several
@@ -211,15 +210,15 @@ cdef void backhaul_opened(Worker *w, Transport *t) noexcept nogil:
 # -- a request
 
 cdef uint32_t put_client(const Conn *c, char *out) noexcept nogil:
-    cdef uint8_t raw[36]
+    cdef uint8_t raw[RELAY_CLIENT]
     memcpy(raw, c.peer.address, 16)
     raw[16] = <uint8_t>(c.peer.port >> 8)
     raw[17] = <uint8_t>c.peer.port
     memcpy(raw + 18, c.local.address, 16)
     raw[34] = <uint8_t>(c.local.port >> 8)
     raw[35] = <uint8_t>c.local.port
-    put_hex_bytes(out, raw, 36)
-    return CLIENT_HEX
+    put_hex_bytes(out, raw, RELAY_CLIENT)
+    return 2 * RELAY_CLIENT
 
 
 # What the other proxy must know, and nobody but a proxy may say.
@@ -245,7 +244,7 @@ cdef void backhaul_send(Worker *w, Exchange *x) noexcept nogil:
     cdef const TApp *app = table_app(&w.table, x.app, x.app_generation)
     cdef const TService *s = table_service_by_id(&w.table, x.service, x.service_generation)
     cdef Header extra[CONTROL_FIELDS]
-    cdef char text[16 + CLIENT_HEX]
+    cdef char text[16 + 2 * RELAY_CLIENT]
     cdef uint32_t n, head_n
     cdef int end
     if m == NULL or app == NULL or s == NULL:

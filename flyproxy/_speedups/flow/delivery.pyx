@@ -28,7 +28,7 @@ from flyproxy._speedups.mem.buf cimport buf_give, buf_len, buf_room, buf_take
 from flyproxy._speedups.net.reactor cimport IO_IN, reactor_move_lane, timer_set
 from flyproxy._speedups.net.sockets cimport Endpoint, sock_local
 from flyproxy._speedups.net.tls cimport tls_feed, tls_names
-from flyproxy._speedups.proto.answer cimport error_code, error_status
+from flyproxy._speedups.proto.answer cimport error_code, error_number, error_status
 from flyproxy._speedups.proto.head cimport RQ_EXPECT, RQ_IDEMPOTENT, RQ_UPGRADE, RS_SWITCHED, Header, Slice
 from flyproxy._speedups.proto.hello cimport (
     HA_BUSY, HA_MALFORMED, HA_NOT_AUTHENTIC, HA_OK, HA_OLD_DESTINATION, HA_OLD_SOURCE, HA_REFUSED, HA_STALE,
@@ -40,7 +40,7 @@ from flyproxy._speedups.proto.http2 cimport (
     H2_BLOCK_MAX, REFUSED_STREAM, H2Event, http2_fits, http2_release, http2_reset, http2_response,
 )
 from flyproxy._speedups.proto.names cimport H_UPGRADE
-from flyproxy._speedups.proto.relay_head cimport relay_control, relay_field, relay_request_text
+from flyproxy._speedups.proto.relay_head cimport RELAY_CLIENT, relay_control, relay_field, relay_request_text
 from flyproxy._speedups.proto.text cimport get_hex_bytes, get_number
 from flyproxy._speedups.shm.budget cimport BK_INFLIGHT, budget_admit
 from flyproxy._speedups.shm.counters cimport LIM_HARD_LIMIT, LIM_HELLOS
@@ -58,7 +58,6 @@ cdef enum:
     HELLOS_MAX = 256            # connections of a worker that have not said who they are
     SKEW_MS = 30000             # by which two hosts' clocks may differ
     HEAD_ROOM = 4096            # most heads fit
-    CLIENT_HEX = 72             # address and port of the client, then of where it spoke to
     TLS_HANDSHAKE = 0x16        # the first byte of a TLS connection (RFC 8446 5.1); of a plain hello it is 0x0D
     TUNNEL_STATUS = 200         # what accepts an extended CONNECT (RFC 8441 5)
 
@@ -126,12 +125,9 @@ cdef int judge(Worker *w, Conn *c, const Hello *hello) noexcept nogil:
 cdef int say(Worker *w, Conn *c, int status, int error) noexcept nogil:
     cdef HelloAnswer answer
     cdef uint8_t out[HELLO_ANSWER]
-    cdef const char *code = error_code(error)
     answer.version = 1
     answer.status = <uint8_t>status
-    answer.code = 0
-    if error:
-        answer.code = <uint16_t>(<uint8_t>code[1] << 8 | ((code[2] - c'0') * 10 + code[3] - c'0'))
+    answer.code = error_number(error)
     answer.epoch = w.boot_epoch
     hello_answer_write(&answer, out)
     return wire_send(c, <const char *>out, HELLO_ANSWER) == HELLO_ANSWER   # a new connection takes that at once
@@ -305,9 +301,9 @@ cdef Slice control(Worker *w, const char *name, uint32_t name_n) noexcept nogil:
 
 cdef int take_client(Worker *w, Exchange *x) noexcept nogil:
     cdef Slice client = control(w, b"client", 6)
-    cdef uint8_t raw[36]
+    cdef uint8_t raw[RELAY_CLIENT]
     cdef Conn *v = x.down
-    if client.n != CLIENT_HEX or not get_hex_bytes(client.p, raw, 36):
+    if client.n != 2 * RELAY_CLIENT or not get_hex_bytes(client.p, raw, RELAY_CLIENT):
         return 0
     memcpy(v.peer.address, raw, 16)
     memcpy(v.local.address, raw + 18, 16)

@@ -16,7 +16,7 @@ from flyproxy._speedups.flow.tunnel cimport tunnel_begin
 from flyproxy._speedups.flow.upstream cimport upstream_attach
 from flyproxy._speedups.flow.worker cimport CF_REMOTE, K_UP, US_BUSY, US_CONNECTING, US_GREETING, Conn, Exchange, Worker
 from flyproxy._speedups.net.reactor cimport timer_set
-from flyproxy._speedups.proto.answer cimport error_by_code
+from flyproxy._speedups.proto.answer cimport error_by_number
 from flyproxy._speedups.proto.hello cimport HA_OK, HA_OLD_DESTINATION, HA_REFUSED, HELLO_TCP, Hello, HelloAnswer
 from flyproxy._speedups.shm.table cimport (
     TApp, THost, TMachine, TService, table_app, table_machine, table_service_by_id,
@@ -76,6 +76,7 @@ cdef void tcp_relay_greet(Worker *w, Exchange *x) noexcept nogil:
 cdef int tcp_relay_read(Worker *w, Conn *u) noexcept nogil:
     cdef Exchange *x = u.x
     cdef HelloAnswer answer
+    cdef int error
     cdef const TMachine *m
     cdef const THost *h
     cdef int hops = 0
@@ -87,7 +88,8 @@ cdef int tcp_relay_read(Worker *w, Conn *u) noexcept nogil:
         tunnel_begin(w, x, NULL, 0)
         return 0
     if got > 0 and answer.status == HA_REFUSED:
-        attempt_refused(w, x, error_by_number(answer.code), 1)
+        error = error_by_number(answer.code)
+        attempt_refused(w, x, error if error else <int>ERR_PU03, 1)
         return 0
     m = table_machine(&w.table, x.machine, x.machine_generation)
     h = host_towards(w, x, m, &hops) if m != NULL else NULL
@@ -95,14 +97,3 @@ cdef int tcp_relay_read(Worker *w, Conn *u) noexcept nogil:
         host_link(w, h).epoch = answer.epoch
     attempt_failed(w, x, F_HOST_UNREACHABLE)
     return 0
-
-
-# The answer's code is the second letter and the number: "PC01" is 'C' << 8 | 1.
-cdef int error_by_number(uint16_t code) noexcept nogil:
-    cdef char text[4]
-    text[0] = c'P'
-    text[1] = <char>(code >> 8)
-    text[2] = <char>(c'0' + (code & 0xFF) / 10 % 10)
-    text[3] = <char>(c'0' + (code & 0xFF) % 10)
-    cdef int error = error_by_code(text, 4)
-    return error if error else <int>ERR_PU03

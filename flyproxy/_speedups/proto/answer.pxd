@@ -29,3 +29,6 @@ cdef int error_status(int error) noexcept nogil
 cdef const char *error_code(int error) noexcept nogil
 # ErrorCode of a code's text ("PH01"); 0 when there is none.
 cdef int error_by_code(const char *p, uint32_t n) noexcept nogil
+# The code as 16 bits, and back: the second letter and the number, "PC01" is 'C' << 8 | 1. 0: none.
+cdef uint16_t error_number(int error) noexcept nogil
+cdef int error_by_number(uint16_t number) noexcept nogil

@@ -57,6 +57,20 @@ cdef int error_by_code(const char *p, uint32_t n) noexcept nogil:
     return 0
 
 
+cdef uint16_t error_number(int error) noexcept nogil:
+    cdef const char *code = error_code(error)
+    return <uint16_t>(<uint8_t>code[1] << 8 | ((code[2] - c'0') * 10 + code[3] - c'0')) if error else 0
+
+
+cdef int error_by_number(uint16_t number) noexcept nogil:
+    cdef char text[CODE]
+    text[0] = c'P'
+    text[1] = <char>(number >> 8)
+    text[2] = <char>(c'0' + (number & 0xFF) / 10 % 10)
+    text[3] = <char>(c'0' + (number & 0xFF) % 10)
+    return error_by_code(text, CODE)
+
+
 # The caller's texts are tokens (RFC 9110 5.6.2); a byte that is not becomes "_", so none needs escaping in any shape.
 cdef char *put_token(char *p, Slice s) noexcept nogil:
     cdef uint32_t i, n = s.n if s.n < ANSWER_TEXT_MAX else ANSWER_TEXT_MAX

@@ -4,6 +4,9 @@
 from libc.stdint cimport uint32_t
 from flyproxy._speedups.proto.head cimport Header, RequestHead, Slice
 
+cdef enum:
+    RELAY_CLIENT = 36           # bytes in flyproxy-client: address and port of the client, and of where it spoke
+
 # The head at p as http2_request takes it: host, content_length, flags, upgrade; headers without what framing and
 # connection are made of, `pad` FF_NEVER where the value is new with each request. Bytes of its text, 0: no such head.
 cdef uint32_t relay_parse(const char *p, uint32_t n, RequestHead *out) noexcept nogil
