@@ -31,7 +31,8 @@ FLAVOURS = {
     "fuzz": (["-O1", "-DFLYPROXY_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined"], SANITIZE),
 }
 GENERATED = "build/release/c"  # by Cython, for every flavour: they differ in how C is compiled
-LIBRARIES = {"hello": ["crypto"], "tls": ["ssl", "crypto"], "tls_context": ["ssl", "crypto"]}  # by module
+_TLS = ["ssl", "crypto"]
+LIBRARIES = {"hello": ["crypto"], "tls": _TLS, "tls_context": _TLS, "_testing_tls": _TLS}  # by module
 DIRECTIVES = {
     "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False,
     "auto_pickle": False, "embedsignature": True, "binding": True, "warn.undeclared": False, "warn.unreachable": True,

@@ -4,20 +4,15 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from flyproxy._speedups.mem.buf cimport Pool, buf_len, pool_clear, pool_init
-from flyproxy._speedups.net.openssl cimport SSL_CTX
+from flyproxy._speedups.net.openssl cimport (
+    SSL_CTX, SSL_KEY_UPDATE_REQUESTED, ERR_clear_error, SSL_do_handshake, SSL_key_update,
+)
 from flyproxy._speedups.net.sockets cimport iovec
 from flyproxy._speedups.net.tls cimport (
     Tls, TlsParty, tls_blocked, tls_end, tls_free, tls_handshake, tls_names, tls_new, tls_over,
-    tls_party_clear, tls_party_init, tls_recv, tls_send, tls_update_keys, tls_writev,
+    tls_party_clear, tls_party_init, tls_recv, tls_send, tls_writev,
 )
 from flyproxy._speedups.net.tls_context cimport Pem, tls_context
-
-
-cdef Pem pem_of(bytes text):
-    cdef Pem pem
-    pem.p = <const char *>text
-    pem.n = <uint32_t>len(text)
-    return pem
 
 
 cdef class Party:
@@ -28,7 +23,10 @@ cdef class Party:
 
     def __cinit__(self, bytes ca, bytes cert, bytes key, uint32_t held_max=1 << 20):
         cdef char why[256]
-        cdef SSL_CTX *context = tls_context(pem_of(ca), pem_of(cert), pem_of(key), b"\x08flyproxy", why, sizeof(why))
+        cdef SSL_CTX *context = tls_context(
+            Pem(ca, <uint32_t>len(ca)), Pem(cert, <uint32_t>len(cert)), Pem(key, <uint32_t>len(key)), b"\x08flyproxy",
+            why, sizeof(why),
+        )
         pool_init(&self.pool, held_max)
         if context == NULL:
             raise ValueError(why.decode())
@@ -104,7 +102,10 @@ cdef class Wire:
         return tls_end(self.tls)
 
     def update_keys(self) -> int:
-        return tls_update_keys(self.tls)
+        """Ours, and the other side shall update its own. Said at once: to OpenSSL a pending update is a handshake, in
+        which SSL_shutdown says nothing."""
+        ERR_clear_error()
+        return SSL_key_update(self.tls.ssl, SSL_KEY_UPDATE_REQUESTED) and SSL_do_handshake(self.tls.ssl) == 1
 
     def names(self, bytes name) -> bool:
         return bool(tls_names(self.tls, <const char *>name, <uint32_t>len(name)))

@@ -89,13 +89,6 @@ cdef bytes ranges_of(list trusted):
     return bytes(out)
 
 
-cdef Pem pem_of(bytes text):
-    cdef Pem pem
-    pem.p = <const char *>text
-    pem.n = <uint32_t>len(text)
-    return pem
-
-
 cdef class Engine:
     """One worker's engine. ``run`` blocks without the GIL until ``stop``; the rest may be called from other threads."""
 
@@ -192,7 +185,10 @@ cdef class Engine:
         Raises ValueError with what could not be used.
         """
         cdef char why[512]
-        cdef SSL_CTX *context = tls_context(pem_of(ca), pem_of(cert), pem_of(key), b"\x08flyproxy", why, sizeof(why))
+        cdef SSL_CTX *context = tls_context(
+            Pem(ca, <uint32_t>len(ca)), Pem(cert, <uint32_t>len(cert)), Pem(key, <uint32_t>len(key)), b"\x08flyproxy",
+            why, sizeof(why),
+        )
         if context == NULL:
             raise ValueError(f"the certificates of the backhaul cannot be used: {why.decode('ascii', 'replace')}")
         if not tls_party_init(&self.w.tls, context, &self.w.pool):

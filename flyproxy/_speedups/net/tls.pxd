@@ -60,7 +60,6 @@ cdef int64_t tls_send(Tls *t, const char *p, uint32_t n) noexcept nogil
 cdef int64_t tls_writev(Tls *t, const iovec *iov, int n) noexcept nogil
 # We send no more. 0 said; -EAGAIN: again when the socket is writable; or another negative errno.
 cdef int tls_end(Tls *t) noexcept nogil
-cdef int tls_update_keys(Tls *t) noexcept nogil                 # ours, and the other side shall update its own
 
 cdef inline int tls_blocked(const Tls *t) noexcept nogil:
     return t.out.end != t.out.start

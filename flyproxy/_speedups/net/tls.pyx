@@ -12,11 +12,11 @@ from libc.string cimport memcpy, memset
 from flyproxy._speedups.mem.buf cimport Buf, Pool, buf_append, buf_consume, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.openssl cimport (
     BIO, BIO_CTRL_FLUSH, BIO_TYPE_SOURCE_SINK, SSL_CTX, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN,
-    SSL_KEY_UPDATE_REQUESTED, X509, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, X509_CHECK_FLAG_NO_WILDCARDS,
+    X509, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, X509_CHECK_FLAG_NO_WILDCARDS,
     BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_meth_free, BIO_meth_new, BIO_meth_set_ctrl,
     BIO_meth_set_read_ex, BIO_meth_set_write_ex, BIO_new, BIO_set_data, BIO_set_init, BIO_set_retry_read,
     ERR_clear_error, SSL_CTX_free, SSL_do_handshake, SSL_free, SSL_get0_alpn_selected, SSL_get0_param,
-    SSL_get0_peer_certificate, SSL_get_error, SSL_key_update, SSL_new, SSL_read_ex, SSL_set_accept_state, SSL_set_bio,
+    SSL_get0_peer_certificate, SSL_get_error, SSL_new, SSL_read_ex, SSL_set_accept_state, SSL_set_bio,
     SSL_set_connect_state, SSL_shutdown, SSL_write_ex, X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set_hostflags,
     X509_check_host,
 )
@@ -309,9 +309,3 @@ cdef int tls_end(Tls *t) noexcept nogil:
         ERR_clear_error()
         SSL_shutdown(t.ssl)
     return flush(t)
-
-
-cdef int tls_update_keys(Tls *t) noexcept nogil:
-    ERR_clear_error()
-    # Said at once: a pending update is a handshake, in which SSL_shutdown does nothing.
-    return SSL_key_update(t.ssl, SSL_KEY_UPDATE_REQUESTED) and SSL_do_handshake(t.ssl) == 1
