@@ -10,13 +10,14 @@ from flyproxy._speedups.flow.body cimport BODY_DONE, BODY_FULL, body_end_of_stre
 from flyproxy._speedups.flow.deadlines cimport body_due, down_rearm
 from flyproxy._speedups.flow.exchange cimport exchange_abort, exchange_fail
 from flyproxy._speedups.flow.output cimport conn_flush, outbox_clear, outbox_send
+from flyproxy._speedups.flow.retry cimport F_STALE, attempt_failed
 from flyproxy._speedups.flow.splicing cimport (
     SP_BUDGET, SP_DONE, SP_END, SP_NO_PIPE, SP_SINK_ERROR, SP_SOURCE_ERROR, splice_through,
 )
 from flyproxy._speedups.flow.streams cimport is_stream, stream_credit, stream_end
 from flyproxy._speedups.flow.worker cimport (
-    BODY_LENGTH, CF_FIN, READS_PER_TURN, SCRATCH, SPLICE_MIN, TR_HOST, XF_BODY_STREAMED, XF_CLOSE, XF_CONTENT_SENT,
-    XF_SENDING_OVER, Conn, Exchange, Outbox, Worker,
+    BODY_LENGTH, CF_FIN, CF_REUSED, READS_PER_TURN, SCRATCH, SPLICE_MIN, TR_HOST, XF_BODY_STREAMED, XF_CLOSE,
+    XF_CONTENT_SENT, XF_SENDING_OVER, Conn, Exchange, Outbox, Worker,
 )
 from flyproxy._speedups.mem.buf cimport Buf, buf_append, buf_consume, buf_give, buf_len, buf_room
 from flyproxy._speedups.net.reactor cimport IO_IN, IO_OUT, IO_RDHUP, reactor_queue, timer_set
@@ -30,6 +31,7 @@ cdef enum:
 
 cdef void sending_over(Worker *w, Exchange *x) noexcept nogil:
     # The VM takes no more. It may have answered before it closed: what it sent is read before the attempt is judged.
+    # What is left of the body may stand before the client's next request, so there will be none.
     x.flags |= XF_SENDING_OVER | XF_CLOSE
     x.up.s.io |= IO_IN
     reactor_queue(&w.reactor, &x.up.s)
@@ -52,6 +54,9 @@ cdef void request_send(Worker *w, Exchange *x) noexcept nogil:
         sent = sock_send(u.s.fd, x.head.data + x.head_sent, n)
         if sent == -EAGAIN:
             u.s.io &= ~IO_OUT
+            return
+        if sent < 0 and u.flags & CF_REUSED and not x.flags & XF_CONTENT_SENT:
+            attempt_failed(w, x, F_STALE)       # what may wait there to be read answers no request of ours
             return
         if sent < 0:
             sending_over(w, x)
