@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,9 @@ LONGEST_FIRST = ("long", "mesh", "integration", "master", "control")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {folder: rank for rank, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path.relative_to(HERE).parts[0], len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """The tests themselves never become garbage: no collection looks through them again."""
+    gc.collect()
+    gc.freeze()

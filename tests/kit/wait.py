@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 T = TypeVar("T")
 
 

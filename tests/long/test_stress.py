@@ -110,7 +110,8 @@ def workers(scene: Scene) -> None:
 
 
 def kill(scene: Scene) -> None:
-    os.kill(scene.chance.choice(scene.chance.choice(scene.hosts).workers()), signal.SIGKILL)
+    if workers := scene.chance.choice(scene.hosts).workers():  # none at the moment when all have just been killed
+        os.kill(scene.chance.choice(workers), signal.SIGKILL)
 
 
 def one_host() -> Scene:
