@@ -68,24 +68,25 @@ def pid_of(daemon: ProxyDaemon) -> int:
     return daemon.process.pid
 
 
-@pytest.mark.parametrize("keep", [True, False], ids=["kept connections", "new connections"])
 def test_five_upgrades_lose_no_request_and_keep_what_was_counted(
-    start_daemon: Callable[..., ProxyDaemon], vm: ScriptedVM, keep: bool
+    start_daemon: Callable[..., ProxyDaemon], vm: ScriptedVM
 ) -> None:
     daemon = start_daemon(workers={"count": 2, "slots": 4})
     daemon.add_app("web", machines=[vm.address], hostnames=["web.localhost"])
     before = set(daemon.workers())
-    with SteadyLoad(daemon, CLIENTS, keep) as load:
+    with SteadyLoad(daemon, CLIENTS) as kept, SteadyLoad(daemon, CLIENTS, keep=False) as fresh:
         for number in range(5):
             done = daemon.ctl("upgrade")
             assert (done["segments"], done["generation"]) == ("kept", number + 2)
-            load.more(50)
-    load.assert_nothing_lost()
+            kept.more(50)
+            fresh.more(50)
+    kept.assert_nothing_lost()
+    fresh.assert_nothing_lost()
     assert daemon.status()["master"]["pid"] == pid_of(daemon)
     assert before.isdisjoint(daemon.workers())
     until(lambda: daemon.status()["control"]["state"] == "ready", "control is there")
-    assert daemon.metric("flyproxy_requests_total") >= load.answered, "what the first workers counted is there"
-    with SteadyLoad(daemon, CLIENTS, keep) as load:
+    assert daemon.metric("flyproxy_requests_total") >= kept.answered, "what the first workers counted is there"
+    with SteadyLoad(daemon, CLIENTS) as load:
         assert daemon.ctl("upgrade", "--wait-drained")["generation"] == 7
         assert len(daemon.workers()) == 2
     load.assert_nothing_lost()
@@ -212,12 +213,13 @@ def test_both_sides_of_a_mesh_are_upgraded_and_stay_who_they_are(start_vm: Calla
         daemon.add_app("web", machines=[vm.address], hostnames=["web.localhost"])
         before = [each.status()["backhaul"] for each in (daemon, daemon.far)]
         assert all(side["epoch"] for side in before) and before[1]["ports"]
-        for keep in (True, False):
-            with SteadyLoad(daemon, CLIENTS, keep) as load:
-                for each in (daemon, daemon.far):
-                    each.ctl("upgrade")
-                    load.more(50)
-            load.assert_nothing_lost()
+        with SteadyLoad(daemon, CLIENTS) as kept, SteadyLoad(daemon, CLIENTS, keep=False) as fresh:
+            for each in (daemon, daemon.far):
+                each.ctl("upgrade")
+                kept.more(50)
+                fresh.more(50)
+        kept.assert_nothing_lost()
+        fresh.assert_nothing_lost()
         assert [each.status()["backhaul"] for each in (daemon, daemon.far)] == before
         assert {row["id"] for row in daemon.ctl("hosts", "list")} == {EDGE, FAR}
     finally:
