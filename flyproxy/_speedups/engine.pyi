@@ -6,8 +6,7 @@ from typing import Any, final
 class Engine:
     error: str | None
     def __init__(
-        self, proc: int, segment_fds: dict[str, int], wake_fds: dict[int, int], settings: dict[str, Any], region: str,
-        host: str,
+        self, proc: int, segment_fds: dict[str, int], wake_fds: dict[int, int], settings: dict[str, Any], host: str
     ) -> None: ...
     def run(self) -> None: ...
     def apply_settings(self, settings: dict[str, Any]) -> None: ...

@@ -71,6 +71,7 @@ cdef Config *make_config(dict settings) except NULL:
         config.log_json = settings["log"]["format"] == "json"
         config.via_n = copy_text(config.via, settings["identity"]["via"], sizeof(config.via))
         config.server_n = copy_text(config.server, settings["identity"]["server"], sizeof(config.server))
+        config.region_n = copy_text(config.region, settings["region"], sizeof(config.region))
     except BaseException:
         free(config)
         raise
@@ -96,7 +97,7 @@ cdef class Engine:
     cdef int proc
     cdef readonly str error
 
-    def __cinit__(self, int proc, dict segment_fds, dict wake_fds, dict settings, str region, str host):
+    def __cinit__(self, int proc, dict segment_fds, dict wake_fds, dict settings, str host):
         cdef int number
         self.proc = proc
         self.error = None
@@ -107,7 +108,6 @@ cdef class Engine:
         for number in range(PROCS_MAX):
             self.w.shm.wake_fd[number] = wake_fds.get(number, -1)
         self.w.config = make_config(settings)
-        self.w.region_n = copy_text(self.w.region, region, sizeof(self.w.region))
         self.w.host_n = copy_text(self.w.host, host, sizeof(self.w.host))
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.w.files_max = max(16, files - files // 10 - 64)

@@ -70,13 +70,14 @@ class Process:
         os.close(self.pidfd)
 
 
-def spawn(command: list[str], env: dict[str, str]) -> Process:
-    """Starts ``command`` with one end of a new channel. Raises OSError (no memory, no processes, no program)."""
+def spawn(command: list[str], env: dict[str, str], badge: int) -> Process:
+    """Starts ``command`` with one end of a new channel and the descriptor ``badge``. Raises OSError (no memory, no
+    processes, no program)."""
     ours, theirs = Channel.pair()
     try:
         popen = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=env | {ENV_FD: str(theirs.fileno())}, stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            command, pass_fds=[theirs.fileno(), badge], env=env | {ENV_FD: str(theirs.fileno())},
+            stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     except OSError:
         ours.close()

@@ -160,7 +160,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     example = 'send one line such as {"v":1,"cmd":"status"}'
     try:
         request = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the other one: nested too deeply
         raise CommandError("bad_request", f"not JSON: {error}", "", example) from error
     if not isinstance(request, dict) or not isinstance(request.get("cmd"), str):
         raise CommandError("bad_request", "not an object with a command", "cmd", example)

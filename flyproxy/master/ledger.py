@@ -1,10 +1,11 @@
 """What the next master needs when this one is killed: who its children are, and proof that they are still the same.
 
 ``processes.json`` in the runtime folder lists the living children with pid, start time (field 22 of /proc/PID/stat,
-proc(5)) and the token that stands in their environment. The next master opens a pidfd *first* and checks start time
-and token then, so a pid that was given to another process is never mistaken. From orphaned workers it takes the
-listening sockets (pidfd_getfd(2)), so no queued connection is lost; orphaned ``state`` and ``control`` end by
-themselves when their channel closes, and it waits for that.
+proc(5)) and a token: the name of a memfd that they inherit. (A variable in their environment would not do: process
+titles are written over that.) The next master opens a pidfd *first* and checks start time and token then, so a pid that
+was given to another process is never mistaken. From orphaned workers it takes the listening sockets (pidfd_getfd(2)),
+so no queued connection is lost; orphaned ``state`` and ``control`` end by themselves when their channel closes, and it
+waits for that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import IO, Any
 
 from flyproxy.master.listeners import Inherited
 
-ENV_TOKEN = "FLYPROXY_MASTER_TOKEN"
 _PIDFD_GETFD = 438  # asm-generic/unistd.h; the same number on every architecture
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC  # the folder may belong to the children's user: its links are not ours to follow
 _END_TIMEOUT = 2.0  # seconds that an orphaned state or control may take to end by itself
@@ -71,6 +71,7 @@ class Ledger:
         self._lock_path = Path(runtime, "master.lock")
         self._lock: IO[str] | None = None
         self.token = secrets.token_hex(16)
+        self._badge: int | None = None
 
     @classmethod
     def kept(cls, runtime: str, lock: int, token: str) -> Ledger:
@@ -78,6 +79,12 @@ class Ledger:
         book = cls(runtime)
         book._lock, book.token = os.fdopen(lock, "r+"), token
         return book
+
+    def badge(self) -> int:
+        """The descriptor that children inherit and keep: its name proves whose they are."""
+        if self._badge is None:
+            self._badge = os.memfd_create(_badge_name(self.token))
+        return self._badge
 
     def fileno(self) -> int:
         """The descriptor that holds the lock."""
@@ -189,12 +196,24 @@ def _prove(entry: dict[str, Any]) -> Orphan | None:
     return None
 
 
+def _badge_name(token: str) -> str:
+    return f"flyproxy-{token}"
+
+
 def _has_token(pid: int, token: str) -> bool:
+    badge = f"/memfd:{_badge_name(token)} (deleted)"
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        return any(_link(file) == badge for file in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
-    return f"{ENV_TOKEN}={token}".encode() in environment.split(b"\0")
+
+
+def _link(file: Path) -> str:
+    """Empty for a descriptor that is closed meanwhile: a worker's come and go."""
+    try:
+        return os.readlink(file)
+    except OSError:
+        return ""
 
 
 def _copied_sockets(orphan: Orphan) -> Iterator[int]:

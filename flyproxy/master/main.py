@@ -134,7 +134,8 @@ class Master:
 
     def _stand_on(self, found: startup.Foundation) -> None:
         self.settings, self.segments, self.listeners = found.settings, found.segments, found.listeners
-        self.ledger, self.orphans, self._identity, self._env = found.ledger, found.orphans, found.identity, found.env
+        self.ledger, self.orphans, self._identity = found.ledger, found.orphans, found.identity
+        self._env = children.child_environment()
         self.epoch, self.backhaul_ports, self._cluster_key = found.epoch, found.backhaul_ports, found.cluster_key
         self.certificate = found.certificate
         for orphan in self.orphans:
@@ -173,7 +174,7 @@ class Master:
     def _spawn(self, action: model.Spawn) -> None:
         role, index = action.post
         try:
-            process = children.spawn(self._command(role), self._env)
+            process = children.spawn(self._command(role), self._env, self.ledger.badge())
         except OSError as error:
             self._events.append(model.Exited(action.id, f"could not be started: {error}", "spawn-failed"))
             return

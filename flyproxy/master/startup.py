@@ -20,7 +20,7 @@ from flyproxy import cluster_key, log, privileges
 from flyproxy.master import incarnation
 from flyproxy.master.children import child_environment, reap_all
 from flyproxy.master.handover import Handover, Inheritance, receive
-from flyproxy.master.ledger import ENV_TOKEN, Ledger, Orphan, end_quietly, listening, take_sockets
+from flyproxy.master.ledger import Ledger, Orphan, end_quietly, listening, take_sockets
 from flyproxy.master.listeners import Listeners
 from flyproxy.master.notify import inherited_fds
 from flyproxy.master.segments import Kept, Segments
@@ -44,7 +44,6 @@ class Foundation:
     orphans: list[Orphan]
     segments: Segments
     listeners: Listeners
-    env: dict[str, str] = field(init=False)
     cluster_key: bytes = field(repr=False)
     certificate: Certificate | None = field(repr=False)
     epoch: int
@@ -52,9 +51,6 @@ class Foundation:
     left: Handover | None = None
     resumed: bool = False
     kept: tuple[str, ...] = ()  # keys of the settings that only a restart changes
-
-    def __post_init__(self) -> None:
-        self.env = child_environment() | {ENV_TOKEN: self.ledger.token}
 
 
 def lay(settings: Settings, make_segments: Callable[..., Segments]) -> Foundation:

@@ -55,9 +55,8 @@ class Worker:
         self._channel: Channel | None = channel
         self._root = root_type(boot.segment_fds, writable=True)
         self._engine = engine_type(
-            self.proc, boot.segment_fds, boot.wake_fds, settings_json(boot.settings), self.settings.region,
-            self.settings.host,
-        )  # fmt: skip
+            self.proc, boot.segment_fds, boot.wake_fds, settings_json(boot.settings), self.settings.host
+        )
         if boot.certificate:
             self._engine.set_certificates(*boot.certificate)
         if boot.cluster_key and self.settings.backhaul.address:

@@ -92,7 +92,7 @@ def running(vm_port: int, settings: Settings | None = None) -> Iterator[Running]
     writer.put_hostname("app.test", "app")
     writer.put_machine("m1", "app", mapped("127.0.0.1"), vm_port, "loc", "host", "unknown", False)
     writer.commit(1)
-    engine = Engine(0, fds, wakes, msgspec.to_builtins(settings), "loc", "host")
+    engine = Engine(0, fds, wakes, msgspec.to_builtins(settings), "host")
     engine.add_listener(1, 0, listener.detach(), port, False, [], False)
     thread = threading.Thread(target=engine.run)
     thread.start()

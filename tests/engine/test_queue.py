@@ -74,7 +74,7 @@ class Workers:
             listener.setblocking(False)
             self.root.claim_proc(number, os.getpid())
             self.root.set_slot_owner(number, number)
-            engine = Engine(number, self.fds, self.wakes, msgspec.to_builtins(settings), "loc", "host")
+            engine = Engine(number, self.fds, self.wakes, msgspec.to_builtins(settings), "host")
             engine.add_listener(number, number, listener.detach(), 80, False, [], False)
             self.engines.append(engine)
             self.threads.append(threading.Thread(target=engine.run))

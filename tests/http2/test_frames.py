@@ -112,6 +112,16 @@ def test_frame_that_breaks_the_connection(bytes_: bytes, code: int) -> None:
     fails(server(), bytes_, code)
 
 
+def test_trusted_peer_is_told_of_larger_frames_and_may_send_them() -> None:
+    connection = Connection(True, trusted=True)
+    connection.start()
+    (settings,) = [payload for kind, _, _, payload in frames(connection.take()) if kind == SETTINGS]
+    assert b"\0\5" + (65536).to_bytes(4, "big") in [settings[at : at + 6] for at in range(0, len(settings), 6)]
+    connection.receive(PREFACE + frame(SETTINGS, 0, 0, b"") + headers(1, POST, end=False))
+    assert len(one(connection.receive(data(1, bytes(65535))), "data")["data"]) == 65535
+    fails(server(trusted=True), frame(DATA, 0, 1, bytes(65537))[:9], FRAME_SIZE)
+
+
 @pytest.mark.parametrize("extra", [
     frame(PRIORITY, 0, 7, b"12345"), frame(PRIORITY, 0, 7, b"123"), frame(0x10, 0, 0, b"u=3"), frame(0xFA, 255, 9,
     b"x" * 99),

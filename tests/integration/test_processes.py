@@ -60,6 +60,15 @@ def configure(daemon: ProxyDaemon, **workers: Any) -> None:
     daemon.config.write_text(text)
 
 
+def test_a_reload_changes_the_region_everywhere(proxy: ProxyDaemon, vm: ScriptedVM) -> None:
+    proxy.config.write_text(proxy.config.read_text().replace('region = "loc"', 'region = "fra"'))
+    assert proxy.ctl("reload")["changed"] == ["region"] and proxy.status()["region"] == "fra"
+    with proxy.client() as client:
+        until(lambda: (client.get().header("fly-request-id") or "").endswith("-fra"), "the worker is told")
+        client.get("/its-region")
+    assert vm.wait_seen("/its-region").header("fly-region") == "fra"
+
+
 def test_reloads_lose_no_request(proxy: ProxyDaemon) -> None:
     before = {row["pid"] for row in ready(proxy)}
     with SteadyLoad(proxy, CLIENTS) as kept, SteadyLoad(proxy, CLIENTS, keep=False) as fresh:

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from flyproxy.master.ledger import ENV_TOKEN, AlreadyRunning, Ledger, start_time
+from flyproxy.master.ledger import AlreadyRunning, Ledger, start_time
 
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+TITLED = """
+import setproctitle, time
+setproctitle.setproctitle("flyproxy: covers the environment")
+print("up", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -24,9 +29,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 def child(ledger: Ledger) -> subprocess.Popen[str]:
-    """A living process with the token."""
+    """A living process with the token, and a title as all of ours have."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLEEP], env={**os.environ, ENV_TOKEN: ledger.token}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TITLED], pass_fds=[ledger.badge()], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     yield process  # type: ignore[misc]

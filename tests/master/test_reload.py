@@ -231,13 +231,13 @@ def test_workers_that_start_later_know_the_ports_of_apps(make_master: Callable[.
 
 def test_the_control_socket_answers_nonsense_with_an_error_and_goes_on(master: RunningMaster) -> None:
     lines = [b"{nonsense\n", b"[]\n", b'{"v":2,"cmd":"status"}\n', b'{"v":1,"cmd":"sing"}\n']
-    lines.append(b'{"v":1,"cmd":"workers"}\n')
+    lines += [b"[" * 60_000 + b"\n", b'{"v":1,"cmd":"workers"}\n']
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(master.runtime / "ctl.sock"))
         answers = line.makefile("rb")
         line.sendall(b"".join(lines))
         codes = [answers.readline().decode() for _ in lines]
-    wanted = ("bad_request", "bad_request", "bad_version", "unknown_command", '"data":[')
+    wanted = ("bad_request", "bad_request", "bad_version", "unknown_command", "bad_request", '"data":[')
     assert all(word in answer for word, answer in zip(wanted, codes, strict=True)), codes
 
 

@@ -23,8 +23,8 @@ cdef enum:
 cdef void fill(Worker *w, AnswerEmit *emit, const char *id, uint32_t id_n) noexcept nogil:
     emit.request_id.p = id
     emit.request_id.n = id_n
-    emit.region.p = w.region
-    emit.region.n = w.region_n
+    emit.region.p = w.config.region
+    emit.region.n = w.config.region_n
     emit.server.p = w.config.server
     emit.server.n = w.config.server_n
     emit.via.p = w.config.via

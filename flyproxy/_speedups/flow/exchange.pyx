@@ -98,7 +98,7 @@ cdef int render_head(Worker *w, Exchange *x) noexcept nogil:
     cdef uint32_t n
     emit.client_ip = slice_of(peer, put_address(c.peer.address, peer))
     emit.local_ip = local_text(w, c)
-    emit.region = slice_of(w.region, w.region_n)
+    emit.region = slice_of(w.config.region, w.config.region_n)
     emit.request_id = slice_of(x.request_id, x.request_id_n)
     emit.via = slice_of(w.config.via, w.config.via_n)
     emit.random = random_bytes(w, 24)

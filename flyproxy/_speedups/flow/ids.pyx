@@ -50,5 +50,5 @@ cdef uint32_t request_id(Worker *w, char *out) noexcept nogil:
     memcpy(&part, bits + 2, 8)
     put_base32(out + 18, part >> 24)        # the last five of the ten bytes
     out[ULID_CHARS] = b'-'
-    memcpy(out + ULID_CHARS + 1, w.region, w.region_n)
-    return ULID_CHARS + 1 + w.region_n
+    memcpy(out + ULID_CHARS + 1, w.config.region, w.config.region_n)
+    return ULID_CHARS + 1 + w.config.region_n

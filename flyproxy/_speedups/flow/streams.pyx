@@ -38,7 +38,6 @@ from flyproxy._speedups.shm.counters cimport LIM_WINDOWS
 
 cdef enum:
     FRAMES_MAX = 64 << 10       # bytes of frames collected before a write; more data waits its turn
-    FRAME_ROOM = 16384          # peers never announce a smaller frame
     RESET_ROOM = 256
     WINDOW_MOST = (32 << 20) - (128 << 10)  # a stalled client makes us hold that much: the largest buffer, less a read
     WINDOWS_MOST = 256 << 20    # by which all windows of a worker may have grown
@@ -155,7 +154,7 @@ cdef int write_now(Worker *w, Conn *v) noexcept nogil:
     cdef int k, end
     if v.h2 == NULL or buf_len(&v.out) or t.h2.sched.head != NULL or not t.open:
         return 0
-    if box.bytes > FRAME_ROOM or n > http2_sendable(&t.h2, v.h2) or buf_len(&t.c.out) + n > FRAMES_MAX:
+    if n > http2_sendable(&t.h2, v.h2) or buf_len(&t.c.out) + n > FRAMES_MAX:
         return 0
     if not frames_begin(w, t, n + RESET_ROOM):
         return 0

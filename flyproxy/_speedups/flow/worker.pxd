@@ -303,8 +303,10 @@ cdef struct Config:             # one generation of settings; replaced whole
     uint8_t log_json
     uint8_t via_n
     uint8_t server_n
+    uint8_t region_n
     char via[64]
     char server[64]
+    char region[16]
 
 cdef struct Outbox:             # pieces of one write
     iovec iov[IOVS]
@@ -365,9 +367,7 @@ cdef struct Worker:
     uint64_t xorshift
     uint32_t random_n           # bytes of random used
     uint8_t random[4096]        # from getrandom, for ids
-    char region[16]
     char host[32]
-    uint8_t region_n
     uint8_t host_n
     uint8_t local_text_n
     uint64_t log_second         # whose text log_time is

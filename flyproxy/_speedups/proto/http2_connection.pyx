@@ -13,8 +13,7 @@ from flyproxy._speedups.proto.http2_frames cimport (
 )
 from flyproxy._speedups.proto.http2_streams cimport stream_release
 from flyproxy._speedups.proto.http2_types cimport (
-    EV_ERROR, FLOW_CONTROL_ERROR, H2_CONTROL_ROOM, H2_FRAME_MAX, NO_ERROR,
-    PROTOCOL_ERROR,
+    EV_ERROR, FLOW_CONTROL_ERROR, H2_CONTROL_ROOM, H2_FRAME_MAX, H2_FRAME_TRUSTED, NO_ERROR, PROTOCOL_ERROR,
 )
 from flyproxy._speedups.proto.http2_window cimport WINDOW_DEFAULT, WINDOW_MAX, receiving_init, window_add
 from flyproxy._speedups.proto.text cimport put
@@ -22,8 +21,7 @@ from flyproxy._speedups.proto.text cimport put
 cdef enum:
     HPACK_DEFAULT = 4096        # RFC 7541 4.2: the table before any SETTINGS
     FRAME_LARGEST = (1 << 24) - 1
-    SERVER_SETTINGS = 5
-    CLIENT_SETTINGS = 5
+    SETTINGS = 5
 
 cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef const char *DRAIN_PING = b"flydrain"
@@ -40,7 +38,7 @@ cdef void http2_init(Http2 *c, const H2Config *config, Pool *pool, Slab *slab, u
     hpack_init(&c.encoder, HPACK_DEFAULT)
     hpack_encoder_limit(&c.encoder, pool, HPACK_DEFAULT, config.encoder_table)
     c.encoder.huffman = config.huffman
-    c.sched.quantum = H2_FRAME_MAX
+    c.sched.quantum = H2_FRAME_TRUSTED if config.trusted else H2_FRAME_MAX
     budgets_init(&c.budgets, now_ms)
     receiving_init(&c.receiving, WINDOW_DEFAULT)
     c.send_left = WINDOW_DEFAULT
@@ -66,7 +64,7 @@ cdef int http2_start(Http2 *c, H2Io *io) noexcept nogil:
         return 0
     if not config.server:
         out = put(out, PREFACE, 24)
-    out = put_frame_head(out, 6 * (SERVER_SETTINGS if config.server else CLIENT_SETTINGS), FT_SETTINGS, 0, 0)
+    out = put_frame_head(out, 6 * (SETTINGS + config.trusted), FT_SETTINGS, 0, 0)
     out = put_setting(out, SE_HEADER_TABLE_SIZE, config.decoder_table)
     out = put_setting(out, SE_INITIAL_WINDOW_SIZE, config.stream_window)
     out = put_setting(out, SE_MAX_HEADER_LIST_SIZE, config.list_max)
@@ -76,6 +74,8 @@ cdef int http2_start(Http2 *c, H2Io *io) noexcept nogil:
     else:
         out = put_setting(out, SE_MAX_CONCURRENT_STREAMS, 0)
         out = put_setting(out, SE_ENABLE_PUSH, 0)
+    if config.trusted:
+        out = put_setting(out, SE_MAX_FRAME_SIZE, H2_FRAME_TRUSTED)
     c.unacked = 1
     if config.connection_window > WINDOW_DEFAULT:
         out = put_window_update(out, 0, config.connection_window - WINDOW_DEFAULT)

@@ -15,8 +15,8 @@ from flyproxy._speedups.proto.http2_states cimport IN_HEADERS, IN_HEADERS_END, V
 from flyproxy._speedups.proto.http2_streams cimport stream_find, stream_is_peers, stream_open
 from flyproxy._speedups.proto.http2_types cimport (
     COMPRESSION_ERROR, ENHANCE_YOUR_CALM, EV_REQUEST, EV_RESPONSE, EV_TRAILERS, FRAME_SIZE_ERROR, H2_BLOCK_MAX,
-    H2_CONTINUATIONS, H2_FRAME_HEAD, H2_FRAME_MAX, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, SF_ANNOUNCED,
-    SF_FINAL, SF_HEAD, SF_TUNNEL, H2Stream,
+    H2_CONTINUATIONS, H2_FRAME_HEAD, H2_FRAME_MAX, H2_FRAME_TRUSTED, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM,
+    SF_ANNOUNCED, SF_FINAL, SF_HEAD, SF_TUNNEL, H2Stream,
 )
 
 cdef struct Block:
@@ -45,7 +45,7 @@ cdef void take_fragment(const Frame *f, Block *b) noexcept nogil:
 
 
 # The frames that continue the block, up to the one that ends it: their number of bytes, checked frame by frame.
-cdef void find_end(const Frame *f, uint32_t have, Block *b) noexcept nogil:
+cdef void find_end(const Frame *f, uint32_t have, bint trusted, Block *b) noexcept nogil:
     cdef uint32_t at = f.length, frames = 0, total = b.n
     cdef Frame next
     while True:
@@ -56,7 +56,7 @@ cdef void find_end(const Frame *f, uint32_t have, Block *b) noexcept nogil:
         total += next.length
         if next.type != FT_CONTINUATION or next.stream != f.stream:
             b.error = PROTOCOL_ERROR
-        elif next.length > H2_FRAME_MAX:
+        elif next.length > (H2_FRAME_TRUSTED if trusted else H2_FRAME_MAX):
             b.error = FRAME_SIZE_ERROR
         elif frames > H2_CONTINUATIONS or total > H2_BLOCK_MAX:
             b.error = ENHANCE_YOUR_CALM
@@ -161,7 +161,7 @@ cdef int64_t read_headers(Http2 *c, const Frame *f, uint32_t have, H2Io *io, H2E
     b.used = f.length
     take_fragment(f, &b)
     if not b.error and not b.whole:
-        find_end(f, have, &b)
+        find_end(f, have, c.config.trusted, &b)
         if b.whole:
             join(f, &b, io)
     if b.error:

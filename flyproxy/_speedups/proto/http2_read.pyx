@@ -25,8 +25,8 @@ from flyproxy._speedups.proto.http2_states cimport IN_DATA, IN_DATA_END, IN_RST,
 from flyproxy._speedups.proto.http2_streams cimport stream_find, stream_is_peers
 from flyproxy._speedups.proto.http2_types cimport (
     EV_ACKNOWLEDGED, EV_BLOCKED, EV_DATA, EV_GOAWAY, EV_NONE, EV_PONG, EV_RESET, EV_SETTINGS, EV_WINDOW,
-    FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, H2_CONTROL_ROOM, H2_FRAME_HEAD, H2_FRAME_MAX, PROTOCOL_ERROR, REFUSED_STREAM,
-    SF_FINAL, H2Stream,
+    FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, H2_CONTROL_ROOM, H2_FRAME_HEAD, H2_FRAME_MAX, H2_FRAME_TRUSTED, PROTOCOL_ERROR,
+    REFUSED_STREAM, SF_FINAL, H2Stream,
 )
 from flyproxy._speedups.proto.http2_window cimport receiving_drained, receiving_take, window_add
 
@@ -225,7 +225,7 @@ cdef inline bint wrong_size(const Frame *f) noexcept nogil:
 
 # The H2Code of a connection error that the head of a frame alone shows.
 cdef uint32_t check_frame(const Http2 *c, const Frame *f) noexcept nogil:
-    if f.length > H2_FRAME_MAX or wrong_size(f):
+    if f.length > (H2_FRAME_TRUSTED if c.config.trusted else H2_FRAME_MAX) or wrong_size(f):
         return FRAME_SIZE_ERROR
     if not c.settled and (f.type != FT_SETTINGS or f.flags & FF_ACK):
         return PROTOCOL_ERROR       # 3.4: SETTINGS come first

@@ -9,7 +9,8 @@ from flyproxy._speedups.proto.http2_sched cimport Sched, SchedNode
 from flyproxy._speedups.proto.http2_window cimport Receiving
 
 cdef enum H2Limit:              # of the codec itself; those of an operator are in H2Config
-    H2_FRAME_MAX = 16384        # payload that we accept: SETTINGS_MAX_FRAME_SIZE stays at its default
+    H2_FRAME_MAX = 16384        # payload that we accept: the default of SETTINGS_MAX_FRAME_SIZE
+    H2_FRAME_TRUSTED = 65536    # and from a trusted peer, which is told so: a read's worth of DATA, a whole block
     H2_BLOCK_MAX = 65536        # bytes of a field block before decoding, all its frames together
     H2_CONTINUATIONS = 16       # CONTINUATION frames of one block (CVE-2024-27316)
     H2_CONTROL_ROOM = 128       # free bytes of H2Io.out without which http2_read reads nothing

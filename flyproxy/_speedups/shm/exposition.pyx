@@ -159,8 +159,7 @@ cdef void put_app(Page *page, const char *name, uint32_t name_n) noexcept nogil:
     cdef const AppSum *sum = &page.app
     page.labels.n = 0
     put_label(&page.labels, b"app", name, name_n)
-    if sum.log_dropped:
-        put_value(page, LOG_DROPPED, sum.log_dropped)
+    put_value(page, LOG_DROPPED, sum.log_dropped)
     put_label(&page.labels, b"region", page.region, <uint32_t>strlen(page.region))
     put_label(&page.labels, b"host", page.host, <uint32_t>strlen(page.host))
     put_value(page, EDGE_CONNECTS, sum.connects)
