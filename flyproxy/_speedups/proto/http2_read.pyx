@@ -25,8 +25,8 @@ from flyproxy._speedups.proto.http2_states cimport IN_DATA, IN_DATA_END, IN_RST,
 from flyproxy._speedups.proto.http2_streams cimport stream_find, stream_is_peers
 from flyproxy._speedups.proto.http2_types cimport (
     EV_ACKNOWLEDGED, EV_BLOCKED, EV_DATA, EV_GOAWAY, EV_NONE, EV_PONG, EV_RESET, EV_SETTINGS, EV_WINDOW,
-    FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, H2_CONTROL_ROOM, H2_FRAME_HEAD, H2_FRAME_MAX, H2_FRAME_TRUSTED, PROTOCOL_ERROR,
-    REFUSED_STREAM, SF_FINAL, H2Stream,
+    FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, H2_CONTROL_ROOM, H2_FRAME_HEAD, H2_FRAME_MAX, H2_FRAME_TRUSTED,
+    PROTOCOL_ERROR, REFUSED_STREAM, SF_FINAL, H2Stream,
 )
 from flyproxy._speedups.proto.http2_window cimport receiving_drained, receiving_take, window_add
 
