@@ -16,8 +16,8 @@ def load(config: str | None) -> Loaded:
     try:
         return load_with_origins(config, os.environ)
     except SettingsError as error:
-        where = config or os.environ.get("FLYPROXY_CONFIG") or DEFAULT_FILE
-        raise Failure("settings", "the settings cannot be used", where,
+        first = error.problems[0]
+        raise Failure("bad_settings", "the settings cannot be used", f"{first.file}:{first.line}:{first.column}",
                       "mend the lines above, or name the running daemon's directory with --socket DIR",
                       tuple(str(problem) for problem in error.problems)) from None
 

@@ -104,7 +104,8 @@ def test_a_bad_settings_file_is_told_with_its_place(ctl, tmp_path):
     assert ran.status == 1
     assert ran.err.splitlines()[0].startswith(f"{config}:2:1: unknown key 'drain_timout'")
     error = ctl("-c", config, "status", "--json").error
-    assert error["code"] == "settings" and error["problems"][0].startswith(f"{config}:2:1:")
+    assert (error["code"], error["where"]) == ("bad_settings", f"{config}:2:1")
+    assert error["problems"][0].startswith(f"{config}:2:1:")
 
 
 def test_a_socket_that_may_not_be_opened_is_a_failure_not_an_absence(ctl, tmp_path):
