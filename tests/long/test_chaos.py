@@ -73,13 +73,15 @@ class Load:
         self.results: Counter[str] = Counter()
         self.longest = 0.0
         self.going = threading.Event()
-        self.threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+        self.connects = [0] * CLIENTS
+        self.threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(CLIENTS)]
         for thread in self.threads:
             thread.start()
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         while not self.going.is_set():
             start = time.monotonic()
+            self.connects[number] += 1
             try:
                 with self.daemon.client(timeout=10) as client:
                     self.longest = max(self.longest, time.monotonic() - start)
@@ -93,6 +95,11 @@ class Load:
 
     def lost(self) -> int:
         return sum(count for name, count in list(self.results.items()) if name.startswith("lost"))
+
+    def told(self) -> None:
+        """Returns when every client has counted what became of the connection that it has now."""
+        before = list(self.connects)
+        until(lambda: all(now > then for now, then in zip(self.connects, before, strict=True)), "all connect anew")
 
     def stop(self) -> None:
         self.going.set()
@@ -112,6 +119,7 @@ def test_chaos(vm: ScriptedVM) -> None:
             event, before = chance.choice(EVENTS), load.lost()
             struck = strike(daemon, event, chance)
             until(lambda struck=struck: settled(daemon, struck), f"all is well again after {event}", 20)
+            load.told()
             lost = load.lost() - before
             print(f"{event}: {lost} lost")
             # Each client has one connection. Answered or not: nothing but the death of a worker may cost one.
@@ -128,7 +136,10 @@ def test_chaos(vm: ScriptedVM) -> None:
 
 
 def settled(daemon: ProxyDaemon, struck: int | None) -> bool:
-    """The struck process is gone; state, control and two workers are ready, and no older worker is left."""
+    """The struck process is gone, and the master knows; state, control and two workers are ready, and no older worker
+    is left."""
     status = daemon.status()
-    states = [status[name]["state"] for name in ("state", "control")] + [one["state"] for one in status["workers"]]
-    return states == ["ready"] * 4 and struck not in daemon.processes()
+    all_of_them = [status["state"], status["control"], *status["workers"]]
+    if struck in daemon.processes() or struck in [one["pid"] for one in all_of_them]:
+        return False
+    return [one["state"] for one in all_of_them] == ["ready"] * 4
